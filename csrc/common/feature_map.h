@@ -1,0 +1,107 @@
+// Host side of every op, CPU and CUDA: a feature map's shape and memory format, the checks that
+// guard the kernels against direct callers, and allocation.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <optional>
+
+namespace attn_kernels {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// A dense (n, c, h, w) tensor in one of the two native memory formats.
+struct FeatureMap {
+  Tensor tensor;
+  int64_t n, c, h, w;
+  bool channels_last;
+
+  MemoryFormat format() const {
+    return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  }
+  int64_t pixels() const { return n * h * w; }
+  ScalarType dtype() const { return tensor.scalar_type(); }
+  ScalarType acc_dtype() const {
+    return dtype() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
+};
+
+inline bool is_channels_last(const Tensor& x) {
+  int64_t dense = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (x.size(dim) != 1 && x.stride(dim) != dense) return false;
+    dense *= x.size(dim);
+  }
+  return true;
+}
+
+// NCHW where x is contiguous, else channels_last where it is that, else a copy in NCHW.
+inline FeatureMap feature_map(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4, "attn_kernels: x must be (N, C, H, W), got ", x.dim(),
+                  " dimensions");
+  const bool nchw = x.is_contiguous(), channels_last = !nchw && is_channels_last(x);
+  const Tensor dense = nchw || channels_last ? x : torch::stable::contiguous(x);
+  return {dense, x.size(0), x.size(1), x.size(2), x.size(3), channels_last};
+}
+
+// A gradient of any strides, laid out as x is.
+inline Tensor laid_out_as(const Tensor& gradient, const FeatureMap& x) {
+  const bool is_so = x.channels_last ? is_channels_last(gradient) : gradient.is_contiguous();
+  return is_so ? gradient : torch::stable::contiguous(gradient, x.format());
+}
+
+// An uninitialised tensor on x's device.
+template <size_t D>
+Tensor empty_strided(const FeatureMap& x, const std::array<int64_t, D>& sizes,
+                     const std::array<int64_t, D>& strides, ScalarType dtype) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.tensor.get(), &device_type));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(D, sizes.data(), strides.data(), to<int32_t>(from(dtype)),
+                               device_type, x.tensor.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+template <size_t D>
+Tensor empty(const FeatureMap& x, const std::array<int64_t, D>& sizes, ScalarType dtype) {
+  std::array<int64_t, D> strides;
+  int64_t stride = 1;
+  for (size_t d = D; d-- > 0; stride *= sizes[d]) strides[d] = stride;
+  return empty_strided(x, sizes, strides, dtype);
+}
+
+// A tensor of x's shape, dtype and memory format.
+inline Tensor empty_like(const FeatureMap& x) {
+  const std::array sizes{x.n, x.c, x.h, x.w};
+  if (!x.channels_last) return empty(x, sizes, x.dtype());
+  return empty_strided(x, sizes, std::array{x.h * x.w * x.c, int64_t{1}, x.w * x.c, x.c},
+                       x.dtype());
+}
+
+// The width of a (1, 2, K, K) stencil.
+inline int stencil_width(const Tensor& weight, const FeatureMap& x) {
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == 1 && weight.size(1) == 2 &&
+                      weight.size(2) == weight.size(3) && weight.size(2) % 2 == 1 &&
+                      weight.size(2) <= 15,
+                  "attn_kernels: weight must be (1, 2, K, K) with K odd and at most 15");
+  STD_TORCH_CHECK(weight.is_contiguous() && weight.scalar_type() == x.acc_dtype(),
+                  "attn_kernels: weight must be contiguous and of the accumulate dtype");
+  return static_cast<int>(weight.size(2));
+}
+
+// A saved statistic: (n, channels, h, w), contiguous, of the accumulate dtype.
+inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channels) {
+  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x.acc_dtype() &&
+                      t.numel() == x.pixels() * channels,
+                  "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
+                  ", H, W) and of the accumulate dtype");
+}
+
+}  // namespace attn_kernels

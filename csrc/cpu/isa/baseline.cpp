@@ -1,0 +1,7 @@
+// The CPU kernels for what every machine of this architecture has.
+#include "includes.h"
+
+#define ATTN_ISA baseline
+#define ATTN_VECTOR_BYTES 16
+#include "../spatial_kernels.h"
+#include "table.h"
