@@ -1,0 +1,66 @@
+# make run | test | lint | build | gpu-check; see README.md and CONTRIBUTING.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+LOG := build/setup.log
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+# NVIDIA's compiler, for machines that have none: the tests compile every CUDA kernel.
+NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* \
+	nvidia-cuda-cccl==13.0.* nvidia-nvvm==13.0.*
+FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
+FAIL = { echo "$(1)" >&2; exit 1; }
+
+.PHONY: run test lint build gpu-check format clean
+
+run: build
+	$(BIN)/python examples/train_digits.py
+
+test: build $(VENV)/nvcc
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+
+format: $(VENV)/packages
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(FORMATTED)
+
+build: $(VENV)/built
+
+$(VENV)/python:
+	@command -v $(PYTHON) >/dev/null || $(call FAIL,attn-kernels: no '$(PYTHON)' on PATH; install Python 3.10 or later or say make PYTHON=...)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| $(call FAIL,attn-kernels: needs Python 3.10 or later but $(PYTHON) is $$($(PYTHON) -V 2>&1); say make PYTHON=python3.12 or the like)
+	@command -v "$${CXX:-c++}" >/dev/null \
+		|| $(call FAIL,attn-kernels: no C++ compiler on PATH; install g++ (or set CXX))
+	@mkdir -p build
+	@$(PYTHON) -m venv $(VENV) >$(LOG) 2>&1 || $(call FAIL,attn-kernels: cannot make a virtual environment; see $(LOG))
+	@touch $@
+
+$(VENV)/packages: $(VENV)/python pyproject.toml .ci/constraints.txt
+	@mkdir -p build
+	@echo "Installing packages into $(VENV) ..."
+	@$(PIP) "setuptools>=77" wheel ninja torch >>$(LOG) 2>&1 \
+		&& $(PIP) $$($(BIN)/python .ci/requirements.py) >>$(LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the packages could not be installed (is the network there?); see $(LOG))
+	@touch $@
+
+$(VENV)/built: $(VENV)/packages $(SOURCES)
+	@echo "Building the kernels ..."
+	@$(PIP) --no-build-isolation --no-deps --editable . >>$(LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the kernels could not be built; see $(LOG))
+	@touch $@
+
+$(VENV)/nvcc: $(VENV)/packages
+	@command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/nowhere}/bin/nvcc" \
+		|| $(PIP) $(NVCC_PACKAGES) >>$(LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: no nvcc here and it could not be installed; see $(LOG))
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build out attn_kernels/*.so

@@ -1,0 +1,118 @@
+"""torch.autograd.Functions: which op is the forward, what it saves, which op is the backward.
+
+`map` and `pooled` come out of the forward ops in the accumulate dtype and are not differentiable:
+they are what the backward needs beside x. A backward that is itself to be differentiated
+(`create_graph=True`, `torch.func.grad`) goes through the reference formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from . import ops, reference
+
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+def differentiable_backward(
+    formula: Callable[..., torch.Tensor],
+    inputs: tuple[torch.Tensor | None, ...],
+    needs_grad: tuple[bool, ...],
+    gradient: torch.Tensor,
+) -> Gradients:
+    """The gradients of `formula(*inputs)`, differentiable once more."""
+    with torch.enable_grad():
+        wanted = [t for t, needed in zip(inputs, needs_grad, strict=True) if needed]
+        output = formula(*inputs)
+        found = iter(
+            torch.autograd.grad(
+                output, wanted, gradient.to(output.dtype), create_graph=True, materialize_grads=True
+            )
+        )
+    return tuple(next(found) if needed else None for needed in needs_grad)
+
+
+class Function(torch.autograd.Function):
+    """What all of ours share."""
+
+    generate_vmap_rule = True
+
+    @classmethod
+    def run(cls, *args):
+        """apply(), without its binding of default arguments, a fifth of a small gate's host cost."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return cls.apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
+class ChannelPool(Function):
+    """x -> pooled."""
+
+    @staticmethod
+    def forward(x):
+        return ops.channel_pool(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, d_pooled):
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_backward(
+                reference.channel_pool, (x,), ctx.needs_input_grad, d_pooled
+            )
+        return ops.channel_pool_backward(d_pooled, x)
+
+
+class SpatialGate(Function):
+    """x, weight, bias -> y, map, pooled."""
+
+    @staticmethod
+    def forward(x, weight, bias):
+        return ops.spatial_gate(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias = inputs
+        _, map, pooled = output
+        ctx.mark_non_differentiable(map, pooled)
+        ctx.save_for_backward(x, weight, bias, map, pooled)
+
+    @staticmethod
+    def backward(ctx, dy, d_map, d_pooled):
+        x, weight, bias, map, pooled = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_backward(
+                reference.spatial_gate, (x, weight, bias), ctx.needs_input_grad, dy
+            )
+        dx, d_weight, d_bias = ops.spatial_gate_backward(dy, x, weight, map, pooled)
+        return dx, d_weight, None if bias is None else d_bias
+
+
+class SpatialAttention(Function):
+    """x, weight, bias -> map, pooled; map in the accumulate dtype."""
+
+    @staticmethod
+    def forward(x, weight, bias):
+        return ops.spatial_attention(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias = inputs
+        map, pooled = output
+        ctx.mark_non_differentiable(pooled)
+        ctx.save_for_backward(x, weight, bias, map, pooled)
+
+    @staticmethod
+    def backward(ctx, d_map, d_pooled):
+        x, weight, bias, map, pooled = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_backward(
+                reference.spatial_attention, (x, weight, bias), ctx.needs_input_grad, d_map
+            )
+        dx, d_weight, d_bias = ops.spatial_attention_backward(d_map, x, weight, map, pooled)
+        return dx, d_weight, None if bias is None else d_bias

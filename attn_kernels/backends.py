@@ -1,0 +1,107 @@
+"""Which implementation serves an op: the best there is for the tensor's device, or a forced one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from .libraries import missing
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+
+# op -> device type -> the backend that has a kernel for it.
+KERNELS = {
+    "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
+    "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
+    "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
+}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+_forced: str | None = os.environ.get("ATTN_KERNELS_BACKEND") or None
+_warned: set[str] = set()
+
+
+def why_not(backend: str) -> str | None:
+    """Why `backend` can serve nothing on this machine, with the cure; None if it can."""
+    if backend == "reference":
+        return None
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`"
+    reason = missing["cpu"] if backend == "triton" else missing[backend]
+    if reason is None and backend != "cpu" and not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device; check the driver with `nvidia-smi`"
+    return reason
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that can serve on this machine, best first; `reference` is always there."""
+    return tuple(backend for backend in BACKENDS if why_not(backend) is None)
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Force one backend for every op in the block: ``with use_backend("reference"): ...``.
+
+    The choice holds for the whole process, and for the backward of what ran in the block. The
+    environment variable ``ATTN_KERNELS_BACKEND`` forces one for good.
+
+    Raises:
+        ValueError: if the backend is unknown or not there on this machine.
+    """
+    global _forced
+    _check_forced(backend)
+    before, _forced = _forced, backend
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def backend_for(op: str, x: torch.Tensor) -> str:
+    """The backend that serves `op` on `x`; a forced one that cannot raises ValueError."""
+    kernels = KERNELS[op]
+    device = x.device.type
+    best = kernels.get(device)
+    if _forced is None:
+        if best is None or missing["cpu"] is None and missing.get(best) is None:
+            return best or "reference"
+        _say_once(best)
+        return "reference"
+    if _forced == "reference":
+        return "reference"
+    _check_forced(_forced)
+    if best != _forced:
+        raise ValueError(
+            f"x: the forced backend {_forced!r} has no {op} kernel for a tensor on {device!r}, "
+            f"expected one on {_devices_of(op, _forced)}"
+        )
+    return _forced
+
+
+def _check_forced(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    reason = why_not(backend)
+    if reason is not None:
+        raise ValueError(f"backend: {backend!r} was asked for but cannot serve here: {reason}")
+
+
+def _devices_of(op: str, backend: str) -> str:
+    devices = [device for device, name in KERNELS[op].items() if name == backend]
+    return " or ".join(repr(device) for device in devices) or "no device"
+
+
+def _say_once(backend: str) -> None:
+    if backend not in _warned and not torch.compiler.is_compiling():
+        _warned.add(backend)
+        reason = missing["cpu"] or missing[backend]
+        warnings.warn(
+            f"attn_kernels: the {backend!r} kernels are not there, plain PyTorch serves instead: "
+            f"{reason}",
+            stacklevel=4,
+        )

@@ -1,0 +1,58 @@
+"""Checks of what users pass: one line that names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import torch
+
+from .backends import DTYPES
+
+_DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+
+
+def check_feature_map(name: str, x: torch.Tensor) -> None:
+    """A (N, C, H, W) tensor of a supported dtype, with C, H, W >= 1."""
+    check_floating(name, x)
+    if x.dim() != 4:
+        raise ValueError(f"{name}: expected a 4-dimensional (N, C, H, W) tensor, got {shape(x)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name}: expected C, H and W of at least 1, got {shape(x)}")
+
+
+def check_floating(name: str, t: torch.Tensor) -> None:
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
+
+
+def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
+    if t.device != x.device:
+        raise ValueError(f"{name}: expected a tensor on {x.device} (as x), got one on {t.device}")
+
+
+def check_shape(name: str, t: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if t.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {shape(t)}")
+
+
+def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Arguments of spatial attention: weight (1, 2, K, K) with K odd and at most 15, bias (1,)."""
+    check_feature_map("x", x)
+    check_floating("weight", weight)
+    if weight.dim() != 4 or weight.shape[:2] != (1, 2) or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"weight: expected shape (1, 2, K, K), got {shape(weight)}")
+    check_kernel_size("weight", weight.shape[2])
+    check_same_device("weight", weight, x)
+    if bias is not None:
+        check_floating("bias", bias)
+        check_shape("bias", bias, (1,))
+        check_same_device("bias", bias, x)
+
+
+def check_kernel_size(name: str, k: int) -> None:
+    if k % 2 == 0 or not 1 <= k <= 15:
+        raise ValueError(f"{name}: expected a kernel size that is odd and from 1 to 15, got {k}")
+
+
+def shape(t: torch.Tensor) -> str:
+    return str(tuple(t.shape))

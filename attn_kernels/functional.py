@@ -1,0 +1,128 @@
+"""Public functions: each checks its arguments, honours autocast and calls the backend that serves.
+
+All of them take x as (N, C, H, W) in float32, float16, bfloat16 or float64, in any strides
+(contiguous and channels_last are native, others are copied once), and return results in x's dtype
+and memory format. Parameters may have another floating dtype than x: they are used in float32
+(float64 for float64 maps). Under autocast results have the dtype that the eager module would give.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import autograd, ops, reference
+from .backends import backend_for
+from .checks import check_feature_map, check_spatial
+
+__all__ = ["channel_pool", "spatial_attention", "spatial_gate"]
+
+
+def channel_pool(x: torch.Tensor) -> torch.Tensor:
+    """Mean and maximum over channels.
+
+    ``torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)``
+
+    Args:
+        x: (N, C, H, W).
+
+    Returns:
+        (N, 2, H, W), the mean first. Differentiable; a maximum shared by several channels sends its
+        gradient to the first of them, as ``torch.max`` does.
+
+    Raises:
+        TypeError: x is no tensor or of an unsupported dtype.
+        ValueError: x has another rank than 4, or a forced backend cannot serve it.
+    """
+    check_feature_map("x", x)
+    if backend_for("channel_pool", x) == "reference":
+        return reference.channel_pool(x)
+    return _apply(autograd.ChannelPool, ops.channel_pool, ops.dense(x))
+
+
+def spatial_attention(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The attention map of spatial attention.
+
+    ``torch.sigmoid(F.conv2d(channel_pool(x), weight, bias, padding=K // 2))``
+
+    Args:
+        x: (N, C, H, W).
+        weight: (1, 2, K, K), K odd and at most 15.
+        bias: (1,) or None.
+
+    Returns:
+        (N, 1, H, W).
+
+    Raises:
+        TypeError: an argument is no tensor or of an unsupported dtype.
+        ValueError: a shape or device does not fit, or a forced backend cannot serve x.
+
+    Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018, section 3.2.
+    """
+    check_spatial(x, weight, bias)
+    if backend_for("spatial_attention", x) == "reference":
+        map = reference.spatial_attention(x, weight, bias)
+    else:
+        map, _ = _apply(
+            autograd.SpatialAttention, ops.spatial_attention, *_prepared(x, weight, bias)
+        )
+    return map.to(_map_dtype(x))
+
+
+def spatial_gate(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    return_map: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Spatial attention applied to x.
+
+    ``x * torch.sigmoid(F.conv2d(channel_pool(x), weight, bias, padding=K // 2))``
+
+    Args:
+        x: (N, C, H, W).
+        weight: (1, 2, K, K), K odd and at most 15.
+        bias: (1,) or None.
+        return_map: also return the (N, 1, H, W) map, for looking at: no gradient flows through it.
+
+    Returns:
+        y as x, or (y, map).
+
+    Raises:
+        TypeError: an argument is no tensor or of an unsupported dtype.
+        ValueError: a shape or device does not fit, or a forced backend cannot serve x.
+
+    Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018, section 3.2.
+    """
+    check_spatial(x, weight, bias)
+    map_dtype = _map_dtype(x)
+    if backend_for("spatial_gate", x) == "reference":
+        y = reference.spatial_gate(x, weight, bias)
+        map = reference.spatial_attention(x, weight, bias).detach() if return_map else None
+    else:
+        y, map, _ = _apply(autograd.SpatialGate, ops.spatial_gate, *_prepared(x, weight, bias))
+    if map_dtype != x.dtype:
+        y = y.to(torch.promote_types(x.dtype, map_dtype))
+    return (y, map.to(map_dtype)) if return_map else y
+
+
+def _prepared(x: torch.Tensor, *parameters: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """What the ops take: x in a native format, parameters contiguous in the accumulate dtype."""
+    return ops.dense(x), *(ops.parameter(p, x) for p in parameters)
+
+
+def _apply(function, op, *tensors):
+    """The autograd Function where somebody wants a gradient, else its forward op alone."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return function.run(*tensors)
+    return op(*tensors)
+
+
+def _map_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype

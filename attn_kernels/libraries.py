@@ -1,0 +1,38 @@
+"""The compiled libraries: `_cpu` holds the schemas and the CPU kernels, `_cuda` the CUDA kernels.
+
+Both are plain shared libraries of the LibTorch stable ABI, without a Python symbol. What is missing
+is remembered with its reason and its cure, and is said when a backend would have needed it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_HERE = Path(__file__).parent
+_BUILD = "build it with `pip install -e . --no-build-isolation` (or `make build`)"
+
+
+def _load(name: str) -> str | None:
+    """Load a library; the reason why not, or None."""
+    found = sorted(_HERE.glob(f"{name}*.so"))
+    if not found:
+        return f"the library attn_kernels/{name} was not built; {_BUILD}"
+    try:
+        torch.ops.load_library(found[0])
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        return f"the library {found[0].name} does not load ({reason}); {_BUILD}"
+    return None
+
+
+def _load_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return "this PyTorch is a CPU build; install a CUDA build of PyTorch, then " + _BUILD
+    return missing["cpu"] or _load("_cuda")
+
+
+# backend -> why its library is not there, or None.
+missing: dict[str, str | None] = {"cpu": _load("_cpu")}
+missing["cuda"] = _load_cuda()

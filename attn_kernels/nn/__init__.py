@@ -1,0 +1,6 @@
+"""Drop-in modules: the parameters and state_dict keys of the usual eager ones, nothing else."""
+
+from .spatial_attention import SpatialAttention
+from .spatial_gate import SpatialGate
+
+__all__ = ["SpatialAttention", "SpatialGate"]

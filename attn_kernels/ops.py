@@ -1,0 +1,80 @@
+"""The registered ops, and what `torch.compile` and `torch.export` need to know of them.
+
+The schemas are in csrc/ops.cpp; each op here is called with arguments that `functional` has
+checked. The accumulate dtype is float64 for float64 maps and float32 for all others.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .libraries import missing
+
+
+def acc_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype in which statistics, weights and sums are kept."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """The format in which kernels take x and return y: NCHW unless x is channels_last only."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def dense(x: torch.Tensor) -> torch.Tensor:
+    """x itself if its strides are of one of the two native formats, else a copy in NCHW."""
+    return x.contiguous(memory_format=memory_format(x))
+
+
+def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """A weight or bias as the ops take it: contiguous, in the accumulate dtype of x."""
+    if p is None:
+        return None
+    acc = acc_dtype(x)
+    return (p if p.dtype == acc else p.to(acc)).contiguous()
+
+
+def _empty_like(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=memory_format(x))
+
+
+def _statistic(x: torch.Tensor, channels: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    n, _, h, w = x.shape
+    return x.new_empty((n, channels, h, w), dtype=dtype or acc_dtype(x))
+
+
+def _channel_pool(x):
+    return _statistic(x, 2, x.dtype)
+
+
+def _channel_pool_backward(d_pooled, x):
+    return _empty_like(x)
+
+
+def _spatial_gate(x, weight, bias):
+    return _empty_like(x), _statistic(x, 1), _statistic(x, 2)
+
+
+def _spatial_attention(x, weight, bias):
+    return _statistic(x, 1), _statistic(x, 2)
+
+
+def _spatial_backward(gradient, x, weight, map, pooled):
+    return _empty_like(x), torch.empty_like(weight), weight.new_empty(1)
+
+
+_FAKE_KERNELS = {
+    "channel_pool": _channel_pool,
+    "channel_pool_backward": _channel_pool_backward,
+    "spatial_gate": _spatial_gate,
+    "spatial_gate_backward": _spatial_backward,
+    "spatial_attention": _spatial_attention,
+    "spatial_attention_backward": _spatial_backward,
+}
+
+if missing["cpu"] is None:
+    for _name, _fake in _FAKE_KERNELS.items():
+        torch.library.register_fake(f"attn_kernels::{_name}", _fake)
+        globals()[_name] = getattr(torch.ops.attn_kernels, _name).default

@@ -1,0 +1,11 @@
+"""The same functions in plain PyTorch, differentiable by PyTorch itself: the truth in every test.
+
+They follow the numerical contract to the letter: statistics, convolution and sigmoid in float32
+(float64 for float64), one rounding at the end.
+"""
+
+from .channel_pool import channel_pool
+from .spatial_attention import spatial_attention
+from .spatial_gate import spatial_gate
+
+__all__ = ["channel_pool", "spatial_attention", "spatial_gate"]

@@ -1,0 +1,110 @@
+// Small matrix products on tiles that are in cache, with their epilogue on the registers that hold
+// the result, and the loads and stores that bring a tile there and back.
+//
+// A tile is a matrix of the accumulate type whose rows are `stride` apart and padded to whole
+// vectors: what stands in the padding is read and written, but never matters.
+#pragma once
+
+#include <algorithm>
+
+#include "buffer.h"
+
+namespace attn_kernels::ATTN_ISA {
+
+// One block of the result: kRows x kColumns vectors of accumulators, with a broadcast element and
+// a row of vectors of the operands beside them, fill the vector registers.
+constexpr int kBlockRows = kVectorBytes == 64 ? 8 : 6;
+constexpr int kBlockVectors = kVectorBytes == 64 ? 3 : 2;
+
+// The left operand: element (i, k) is data[i * row + k * column].
+template <class A>
+struct Operand {
+  const A* data;
+  int64_t row, column;
+};
+
+// Rows [i, i + rows) and kVectors vectors from column j on of finish(start + a @ b).
+template <int kVectors, class A, class Start, class Finish>
+void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand<A>& a, const A* b,
+                int64_t b_stride, const Start& start, const Finish& finish) {
+  constexpr int L = kLanes<A>;
+  // A block that sticks out below works on its last row several times and stores it once.
+  const A* row[kBlockRows];
+  Vec<A> sum[kBlockRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kBlockRows; ++r) {
+    const int64_t at = i + std::min<int64_t>(r, rows - 1);
+    row[r] = a.data + at * a.row;
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = start(at, j + v * L);
+  }
+  b += j;
+  for (int64_t k = 0, ak = 0; k < depth; ++k, ak += a.column, b += b_stride) {
+    Vec<A> right[kVectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < kBlockRows; ++r) {
+      const Vec<A> left = broadcast(row[r][ak]);
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kBlockRows; ++r) {
+    if (r < rows) {
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) finish(i + r, j + v * L, sum[r][v]);
+    }
+  }
+}
+
+// For i < rows and j < columns, in whole vectors: finish(i, j, start(i, j) + (a @ b)(i, j)).
+template <class A, class Start, class Finish>
+void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand<A>& a, const A* b,
+          int64_t b_stride, const Start& start, const Finish& finish) {
+  const int64_t end = (columns + kLanes<A> - 1) / kLanes<A>;
+  for (int64_t j = 0; j < end;) {
+    const int64_t left = end - j;
+    // Four vectors are two and two: a block of one has too few accumulators to hide latency.
+    const int64_t width = left == kBlockVectors + 1 ? 2 : std::min<int64_t>(left, kBlockVectors);
+    for (int64_t i = 0; i < rows; i += kBlockRows) {
+      const auto block = [&](auto vectors) {
+        gemm_block<vectors>(i, std::min<int64_t>(rows - i, kBlockRows), j * kLanes<A>, depth, a, b,
+                            b_stride, start, finish);
+      };
+      switch (width) {
+        case 1: block(std::integral_constant<int, 1>{}); break;
+        case 2: block(std::integral_constant<int, 2>{}); break;
+        default: block(std::integral_constant<int, kBlockVectors>{});
+      }
+    }
+    j += width;
+  }
+}
+
+// ---- Tiles --------------------------------------------------------------------------------------
+
+// rows x columns values, `from_stride` apart in memory, into a tile; its padding becomes zero.
+template <class T>
+void load_tile(const T* from, int64_t from_stride, int64_t rows, int64_t columns, acc_t<T>* tile,
+               int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i, from += from_stride, tile += stride) {
+    for_each_vector<acc_t<T>>(columns, [&](int64_t j, auto lanes) {
+      store(tile + j, load_lanes(from + j, lanes));
+    });
+  }
+}
+
+// A tile into memory.
+template <class T>
+void store_tile(const acc_t<T>* tile, int64_t stride, int64_t rows, int64_t columns, T* to,
+                int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i, to += to_stride, tile += stride) {
+    for_each_vector<acc_t<T>>(columns, [&](int64_t j, auto lanes) {
+      store_lanes(to + j, load(tile + j), lanes);
+    });
+  }
+}
+
+}  // namespace attn_kernels::ATTN_ISA

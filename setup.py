@@ -1,0 +1,60 @@
+"""Builds the shared libraries: `_cpu` always, `_cuda` where nvcc and a CUDA build of torch are found.
+
+Whether a GPU is present is never asked. TORCH_CUDA_ARCH_LIST is honoured. What to build and with
+which flags is all that is here; everything else about the package is in pyproject.toml.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from setuptools import setup
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension
+
+# Only what LibTorch 2.10 has: the libraries then serve every later torch, and every Python.
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+CXX_FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-Wno-psabi", "-Wno-attributes"]
+ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path) for pattern in patterns for path in Path("csrc").glob(pattern))
+
+
+def cpu_library():
+    return CppExtension(
+        "attn_kernels._cpu",
+        sources("ops.cpp", "cpu/*.cpp", "cpu/isa/*.cpp"),
+        extra_compile_args=CXX_FLAGS + STABLE_ABI,
+        py_limited_api=True,
+    )
+
+
+def cuda_library():
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    return CppExtension(
+        "attn_kernels._cuda",
+        sources("cuda/*.cu"),
+        include_dirs=[str(Path(CUDA_HOME) / "include")],
+        library_dirs=[str(Path(CUDA_HOME) / "lib64")],
+        libraries=["cudart_static", "rt", "dl"],
+        extra_compile_args={
+            "cxx": CXX_FLAGS + STABLE_ABI,
+            "nvcc": ["-O3", "-std=c++17", "-DUSE_CUDA", *STABLE_ABI],
+        },
+        py_limited_api=True,
+    )
+
+
+def libraries() -> list:
+    found = [cpu_library()]
+    if CUDA_HOME is not None and torch.version.cuda is not None and sources("cuda/*.cu"):
+        found.append(cuda_library())
+    return found
+
+
+setup(
+    ext_modules=libraries(),
+    cmdclass={"build_ext": BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
