@@ -3,9 +3,11 @@
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
-from .nn import SpatialAttention, SpatialGate
+from .nn import GAMAttention, GAMChannelGate, SpatialAttention, SpatialGate
 
 __all__ = [
+    "GAMAttention",
+    "GAMChannelGate",
     "SpatialAttention",
     "SpatialGate",
     "__version__",

@@ -116,3 +116,79 @@ class SpatialAttention(Function):
             )
         dx, d_weight, d_bias = ops.spatial_attention_backward(d_map, x, weight, map, pooled)
         return dx, d_weight, None if bias is None else d_bias
+
+
+class GamChannelGate(Function):
+    """x, w1, b1, w2, b2, activation -> y, hidden."""
+
+    @staticmethod
+    def forward(x, w1, b1, w2, b2, activation):
+        return ops.gam_channel_gate(x, w1, b1, w2, b2, activation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.activation = inputs
+        _, hidden = output
+        ctx.mark_non_differentiable(hidden)
+        ctx.save_for_backward(*tensors, hidden)
+
+    @staticmethod
+    def backward(ctx, dy, d_hidden):
+        x, w1, b1, w2, b2, hidden = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            gradients = differentiable_backward(
+                lambda *tensors: reference.gam_channel_gate(*tensors, ctx.activation),
+                (x, w1, b1, w2, b2),
+                ctx.needs_input_grad[:-1],
+                dy,
+            )
+        else:
+            gradients = ops.gam_channel_gate_backward(
+                dy, x, hidden, w1, b1, w2, b2, ctx.activation
+            )
+        return *gradients, None
+
+
+class ScaleGate(Function):
+    """x, a, scale, shift -> y."""
+
+    @staticmethod
+    def forward(x, a, scale, shift):
+        return ops.scale_gate(x, a, scale, shift)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, dy):
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_backward(
+                reference.scale_gate, inputs, ctx.needs_input_grad, dy
+            )
+        return ops.scale_gate_backward(dy, *inputs)
+
+
+class BatchStatistics(Function):
+    """a -> variance (biased) and mean of each channel, in the accumulate dtype.
+
+    What torch.var_mean gives, but half maps are not saved in float32, and the backward is one
+    affine function of a per channel.
+    """
+
+    @staticmethod
+    def forward(a):
+        return torch.var_mean(a.to(ops.acc_dtype(a)), (0, 2, 3), correction=0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx, d_var, d_mean):
+        a, mean = ctx.saved_tensors
+        count = a.numel() // a.shape[1]
+        slope = d_var * (2 / count)
+        offset = d_mean / count - slope * mean
+        return torch.addcmul(offset.view(-1, 1, 1), a, slope.view(-1, 1, 1)).to(a.dtype)

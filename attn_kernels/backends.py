@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 # op -> device type -> the backend that has a kernel for it.
 KERNELS = {
     "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
+    "gam_channel_gate": {"cpu": "cpu", "cuda": "triton"},
+    "scale_gate": {"cpu": "cpu", "cuda": "triton"},
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
 }
@@ -30,9 +31,7 @@ def why_not(backend: str) -> str | None:
     """Why `backend` can serve nothing on this machine, with the cure; None if it can."""
     if backend == "reference":
         return None
-    if backend == "triton" and importlib.util.find_spec("triton") is None:
-        return "triton is not installed; `pip install triton`"
-    reason = missing["cpu"] if backend == "triton" else missing[backend]
+    reason = missing[backend]
     if reason is None and backend != "cpu" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device; check the driver with `nvidia-smi`"
     return reason
@@ -64,9 +63,9 @@ def use_backend(backend: str) -> Iterator[None]:
 
 def backend_for(op: str, x: torch.Tensor) -> str:
     """The backend that serves `op` on `x`; a forced one that cannot raises ValueError."""
-    kernels = KERNELS[op]
-    device = x.device.type
-    best = kernels.get(device)
+    best = KERNELS[op].get(x.device.type)
+    if best == "triton" and x.dtype == torch.float64:
+        best = None  # its matrix products have no float64
     if _forced is None:
         if best is None or missing["cpu"] is None and missing.get(best) is None:
             return best or "reference"
@@ -77,8 +76,8 @@ def backend_for(op: str, x: torch.Tensor) -> str:
     _check_forced(_forced)
     if best != _forced:
         raise ValueError(
-            f"x: the forced backend {_forced!r} has no {op} kernel for a tensor on {device!r}, "
-            f"expected one on {_devices_of(op, _forced)}"
+            f"x: the forced backend {_forced!r} has no {op} kernel for a {x.dtype} tensor on "
+            f"{x.device.type!r}, expected one on {_devices_of(op, _forced)}"
         )
     return _forced
 

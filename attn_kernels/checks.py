@@ -6,6 +6,7 @@ import torch
 
 from .backends import DTYPES
 
+ACTIVATIONS = ("identity", "sigmoid")
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -47,6 +48,47 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
         check_floating("bias", bias)
         check_shape("bias", bias, (1,))
         check_same_device("bias", bias, x)
+
+
+def check_gam(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    activation: str,
+) -> None:
+    """Arguments of GAM's channel gate: w1 (R, C), b1 (R,), w2 (C, R), b2 (C,), with R >= 1."""
+    check_feature_map("x", x)
+    check_floating("w1", w1)
+    channels = x.shape[1]
+    if w1.dim() != 2 or w1.shape[0] < 1 or w1.shape[1] != channels:
+        raise ValueError(f"w1: expected shape (R, {channels}) with R of at least 1, got {shape(w1)}")
+    hidden = w1.shape[0]
+    expected = {"b1": (b1, (hidden,)), "w2": (w2, (channels, hidden)), "b2": (b2, (channels,))}
+    for name, (parameter, sizes) in expected.items():
+        check_floating(name, parameter)
+        check_shape(name, parameter, sizes)
+    for name, parameter in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
+        check_same_device(name, parameter, x)
+    check_activation(activation)
+
+
+def check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+
+
+def check_scale_gate(
+    x: torch.Tensor, a: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> None:
+    """Arguments of the affine gate: a as x, scale and shift (C,)."""
+    check_feature_map("x", x)
+    expected = {"a": (a, tuple(x.shape)), "scale": (scale, x.shape[1:2]), "shift": (shift, x.shape[1:2])}
+    for name, (tensor, sizes) in expected.items():
+        check_floating(name, tensor)
+        check_shape(name, tensor, tuple(sizes))
+        check_same_device(name, tensor, x)
 
 
 def check_kernel_size(name: str, k: int) -> None:

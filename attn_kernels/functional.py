@@ -12,9 +12,15 @@ import torch
 
 from . import autograd, ops, reference
 from .backends import backend_for
-from .checks import check_feature_map, check_spatial
+from .checks import check_feature_map, check_gam, check_scale_gate, check_spatial
 
-__all__ = ["channel_pool", "spatial_attention", "spatial_gate"]
+__all__ = [
+    "channel_pool",
+    "gam_channel_gate",
+    "scale_gate",
+    "spatial_attention",
+    "spatial_gate",
+]
 
 
 def channel_pool(x: torch.Tensor) -> torch.Tensor:
@@ -108,6 +114,75 @@ def spatial_gate(
     return (y, map.to(map_dtype)) if return_map else y
 
 
+def gam_channel_gate(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    activation: str = "identity",
+) -> torch.Tensor:
+    """GAM's channel gate: an MLP over the channels of every pixel, applied to x.
+
+    ``x * activation(w2 @ relu(w1 @ x[n, :, h, w] + b1) + b2)``
+
+    Args:
+        x: (N, C, H, W).
+        w1, b1: (R, C) and (R,), the first layer.
+        w2, b2: (C, R) and (C,), the second layer.
+        activation: "identity", as the published code has it, or "sigmoid".
+
+    Returns:
+        y as x.
+
+    Raises:
+        TypeError: an argument is no tensor or of an unsupported dtype.
+        ValueError: a shape, a device or the activation does not fit, or a forced backend cannot
+            serve x.
+
+    Liu et al., Global Attention Mechanism, 2021, section 3.
+    """
+    check_gam(x, w1, b1, w2, b2, activation)
+    if backend_for("gam_channel_gate", x) == "reference":
+        y = reference.gam_channel_gate(x, w1, b1, w2, b2, activation)
+    else:
+        inputs = _prepared(x, w1, b1, w2, b2)
+        y, _ = _apply(autograd.GamChannelGate, ops.gam_channel_gate, *inputs, activation)
+    map_dtype = _map_dtype(x)
+    return y if map_dtype == x.dtype else y.to(torch.promote_types(x.dtype, map_dtype))
+
+
+def scale_gate(
+    x: torch.Tensor, a: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """A gate of x by another map, with an affine function per channel before the sigmoid.
+
+    ``x * torch.sigmoid(a * scale[:, None, None] + shift[:, None, None])``
+
+    It is how a branch that ends in batch normalisation and a sigmoid is applied: the normalisation
+    is the affine function.
+
+    Args:
+        x, a: (N, C, H, W).
+        scale, shift: (C,).
+
+    Returns:
+        y as x; in the wider of x's and a's dtypes, where they differ.
+
+    Raises:
+        TypeError: an argument is no tensor or of an unsupported dtype.
+        ValueError: a shape or device does not fit, or a forced backend cannot serve x.
+    """
+    check_scale_gate(x, a, scale, shift)
+    if a.dtype != x.dtype:
+        dtype = torch.promote_types(x.dtype, a.dtype)
+        x, a = x.to(dtype), a.to(dtype)
+    if backend_for("scale_gate", x) == "reference":
+        return reference.scale_gate(x, a, scale, shift)
+    x, scale, shift = _prepared(x, scale, shift)
+    return _apply(autograd.ScaleGate, ops.scale_gate, x, a, scale, shift)
+
+
 def _prepared(x: torch.Tensor, *parameters: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """What the ops take: x in a native format, parameters contiguous in the accumulate dtype."""
     return ops.dense(x), *(ops.parameter(p, x) for p in parameters)
@@ -115,14 +190,18 @@ def _prepared(x: torch.Tensor, *parameters: torch.Tensor | None) -> tuple[torch.
 
 def _apply(function, op, *tensors):
     """The autograd Function where somebody wants a gradient, else its forward op alone."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if torch.is_grad_enabled() and any(_requires_grad(t) for t in tensors):
         return function.run(*tensors)
     return op(*tensors)
+
+
+def _requires_grad(t: object) -> bool:
+    return isinstance(t, torch.Tensor) and t.requires_grad
 
 
 def _map_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
     device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

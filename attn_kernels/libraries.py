@@ -6,6 +6,7 @@ is remembered with its reason and its cure, and is said when a backend would hav
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -33,6 +34,13 @@ def _load_cuda() -> str | None:
     return missing["cpu"] or _load("_cuda")
 
 
+def _find_triton() -> str | None:
+    """Triton's kernels need no library of ours, but its schemas; it is not imported here."""
+    found = importlib.util.find_spec("triton") is not None
+    return None if found else "triton is not installed; `pip install triton`"
+
+
 # backend -> why its library is not there, or None.
 missing: dict[str, str | None] = {"cpu": _load("_cpu")}
 missing["cuda"] = _load_cuda()
+missing["triton"] = missing["cpu"] or _find_triton()

@@ -65,6 +65,25 @@ def _spatial_backward(gradient, x, weight, map, pooled):
     return _empty_like(x), torch.empty_like(weight), weight.new_empty(1)
 
 
+def _gam_channel_gate(x, w1, b1, w2, b2, activation):
+    n, _, h, w = x.shape
+    shape, format = (n, w1.shape[0], h, w), memory_format(x)
+    hidden = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=format)
+    return _empty_like(x), hidden
+
+
+def _gam_channel_gate_backward(dy, x, hidden, w1, b1, w2, b2, activation):
+    return _empty_like(x), *(torch.empty_like(p) for p in (w1, b1, w2, b2))
+
+
+def _scale_gate(x, a, scale, shift):
+    return _empty_like(x)
+
+
+def _scale_gate_backward(dy, x, a, scale, shift):
+    return _empty_like(x), _empty_like(x), torch.empty_like(scale), torch.empty_like(shift)
+
+
 _FAKE_KERNELS = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
@@ -72,9 +91,34 @@ _FAKE_KERNELS = {
     "spatial_gate_backward": _spatial_backward,
     "spatial_attention": _spatial_attention,
     "spatial_attention_backward": _spatial_backward,
+    "gam_channel_gate": _gam_channel_gate,
+    "gam_channel_gate_backward": _gam_channel_gate_backward,
+    "scale_gate": _scale_gate,
+    "scale_gate_backward": _scale_gate_backward,
 }
+
+# Written in Triton for CUDA devices; triton is imported at the first call.
+_TRITON_KERNELS = (
+    "gam_channel_gate",
+    "gam_channel_gate_backward",
+    "scale_gate",
+    "scale_gate_backward",
+)
+
+
+def _triton_kernel(name: str):
+    def kernel(*args):
+        import triton_ops
+
+        return getattr(triton_ops, name)(*args)
+
+    return kernel
+
 
 if missing["cpu"] is None:
     for _name, _fake in _FAKE_KERNELS.items():
         torch.library.register_fake(f"attn_kernels::{_name}", _fake)
         globals()[_name] = getattr(torch.ops.attn_kernels, _name).default
+    if missing["triton"] is None:
+        for _name in _TRITON_KERNELS:
+            torch.library.impl(f"attn_kernels::{_name}", "CUDA", _triton_kernel(_name))

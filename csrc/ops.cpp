@@ -20,4 +20,20 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "spatial_attention_backward(Tensor d_map, Tensor x, Tensor weight, Tensor map, Tensor pooled)"
       " -> (Tensor dx, Tensor d_weight, Tensor d_bias)");
+
+  // w1 (R, C), b1 (R), w2 (C, R), b2 (C); hidden (N, R, H, W) in x's dtype and memory format.
+  // activation: "identity" or "sigmoid".
+  m.def(
+      "gam_channel_gate(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, str activation)"
+      " -> (Tensor y, Tensor hidden)");
+  m.def(
+      "gam_channel_gate_backward(Tensor dy, Tensor x, Tensor hidden, Tensor w1, Tensor b1,"
+      " Tensor w2, Tensor b2, str activation)"
+      " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
+
+  // scale and shift: (C). a and da have x's shape; dx and da have x's memory format.
+  m.def("scale_gate(Tensor x, Tensor a, Tensor scale, Tensor shift) -> Tensor");
+  m.def(
+      "scale_gate_backward(Tensor dy, Tensor x, Tensor a, Tensor scale, Tensor shift)"
+      " -> (Tensor dx, Tensor da, Tensor d_scale, Tensor d_shift)");
 }

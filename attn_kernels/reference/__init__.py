@@ -5,7 +5,15 @@ They follow the numerical contract to the letter: statistics, convolution and si
 """
 
 from .channel_pool import channel_pool
+from .gam_channel_gate import gam_channel_gate
+from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 
-__all__ = ["channel_pool", "spatial_attention", "spatial_gate"]
+__all__ = [
+    "channel_pool",
+    "gam_channel_gate",
+    "scale_gate",
+    "spatial_attention",
+    "spatial_gate",
+]

@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from .channel_pool import pooled_statistics
+from .precision import without_autocast
 
 
 def spatial_attention(
@@ -18,7 +19,6 @@ def attention_map(
     pooled = pooled_statistics(x)
     weight = weight.to(pooled.dtype)
     bias = None if bias is None else bias.to(pooled.dtype)
-    # Without autocast: the contract says float32, and autocast would narrow the convolution.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         logit = F.conv2d(pooled, weight, bias, padding=weight.shape[-1] // 2)
     return torch.sigmoid(logit)

@@ -49,8 +49,12 @@ inline FeatureMap feature_map(const Tensor& x) {
   return {dense, x.size(0), x.size(1), x.size(2), x.size(3), channels_last};
 }
 
-// A gradient of any strides, laid out as x is.
+// A map of x's shape and dtype and of any strides, laid out as x is.
 inline Tensor laid_out_as(const Tensor& gradient, const FeatureMap& x) {
+  STD_TORCH_CHECK(gradient.dim() == 4 && gradient.size(0) == x.n && gradient.size(1) == x.c &&
+                      gradient.size(2) == x.h && gradient.size(3) == x.w &&
+                      gradient.scalar_type() == x.dtype(),
+                  "attn_kernels: expected a map of the shape and dtype of x");
   const bool is_so = x.channels_last ? is_channels_last(gradient) : gradient.is_contiguous();
   return is_so ? gradient : torch::stable::contiguous(gradient, x.format());
 }
@@ -96,12 +100,37 @@ inline int stencil_width(const Tensor& weight, const FeatureMap& x) {
   return static_cast<int>(weight.size(2));
 }
 
+// The gradient of a statistic, of any strides and dtype, as check_statistic wants it.
+inline Tensor as_statistic(const Tensor& gradient, const FeatureMap& x, int64_t channels) {
+  STD_TORCH_CHECK(gradient.dim() == 4 && gradient.size(0) == x.n && gradient.size(1) == channels &&
+                      gradient.size(2) == x.h && gradient.size(3) == x.w,
+                  "attn_kernels: expected a (N, ", channels, ", H, W) gradient with x's N, H and W");
+  return torch::stable::contiguous(torch::stable::to(gradient, x.acc_dtype()));
+}
+
 // A saved statistic: (n, channels, h, w), contiguous, of the accumulate dtype.
 inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channels) {
   STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x.acc_dtype() &&
                       t.numel() == x.pixels() * channels,
                   "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
                   ", H, W) and of the accumulate dtype");
+}
+
+// A parameter of the given sizes, contiguous and of the accumulate dtype.
+template <size_t D>
+void check_parameter(const char* name, const Tensor& t, const FeatureMap& x,
+                     const std::array<int64_t, D>& sizes) {
+  bool fits = t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.dim() == D;
+  for (size_t d = 0; fits && d < D; ++d) fits = t.size(d) == sizes[d];
+  STD_TORCH_CHECK(fits, "attn_kernels: ", name,
+                  " must be contiguous, of the accumulate dtype and fit to x's channels");
+}
+
+// A map of any strides, of x's shape and dtype.
+inline void check_same_shape(const char* name, const Tensor& t, const FeatureMap& x) {
+  STD_TORCH_CHECK(t.scalar_type() == x.dtype() && t.dim() == 4 && t.size(0) == x.n &&
+                      t.size(1) == x.c && t.size(2) == x.h && t.size(3) == x.w,
+                  "attn_kernels: ", name, " must be of x's shape and dtype");
 }
 
 }  // namespace attn_kernels

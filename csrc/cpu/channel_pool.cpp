@@ -17,8 +17,7 @@ Tensor channel_pool(const Tensor& x_any) {
 
 Tensor channel_pool_backward(const Tensor& d_pooled_any, const Tensor& x_any) {
   const FeatureMap x = feature_map(x_any);
-  const Tensor d_pooled =
-      torch::stable::contiguous(torch::stable::to(d_pooled_any, x.acc_dtype()));
+  const Tensor d_pooled = as_statistic(d_pooled_any, x, 2);
   const Tensor dx = empty_like(x);
   with_dtype(x, [&](auto t) {
     using T = decltype(t);

@@ -96,13 +96,53 @@ void load_tile(const T* from, int64_t from_stride, int64_t rows, int64_t columns
   }
 }
 
-// A tile into memory.
-template <class T>
-void store_tile(const acc_t<T>* tile, int64_t stride, int64_t rows, int64_t columns, T* to,
-                int64_t to_stride) {
-  for (int64_t i = 0; i < rows; ++i, to += to_stride, tile += stride) {
-    for_each_vector<acc_t<T>>(columns, [&](int64_t j, auto lanes) {
-      store_lanes(to + j, load(tile + j), lanes);
+// Half of the lanes of a and of b: lane i of the result is lane i of one, or lane i -/+ kStep of the
+// other. Log2(lanes) rounds of these on all pairs of rows transpose a square block.
+template <int kStep, bool kUpper, class A, int... kLane>
+ATTN_INLINE Vec<A> exchange(Vec<A> a, Vec<A> b, std::integer_sequence<int, kLane...>) {
+  constexpr int L = kLanes<A>;
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, ((kLane & kStep) ? L + kLane - (kUpper ? 0 : kStep) : kLane + (kUpper ? kStep : 0))...);
+#else
+  return __builtin_shuffle(a, b,
+                           IntVec<A>{((kLane & kStep) ? L + kLane - (kUpper ? 0 : kStep)
+                                                      : kLane + (kUpper ? kStep : 0))...});
+#endif
+}
+
+template <int kStep, class A>
+ATTN_INLINE void transpose_rounds(Vec<A> (&v)[kLanes<A>]) {
+  if constexpr (kStep < kLanes<A>) {
+    using Lanes = std::make_integer_sequence<int, kLanes<A>>;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<A>; ++i) {
+      if ((i & kStep) == 0) {
+        const Vec<A> a = v[i], b = v[i + kStep];
+        v[i] = exchange<kStep, false, A>(a, b, Lanes{});
+        v[i + kStep] = exchange<kStep, true, A>(a, b, Lanes{});
+      }
+    }
+    transpose_rounds<2 * kStep, A>(v);
+  }
+}
+
+// to(j, i) = from(i, j) for i < rows, j < columns. Rows of `from` may end with their last value;
+// rows of `to` have padding.
+template <class A>
+void transpose(const A* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
+               int64_t to_stride) {
+  constexpr int L = kLanes<A>;
+  for (int64_t i = 0; i < rows; i += L) {
+    for_each_vector<A>(columns, [&](int64_t j, auto lanes) {
+      Vec<A> v[L];
+#pragma GCC unroll 16
+      for (int r = 0; r < L; ++r)
+        v[r] = load_lanes(from + std::min<int64_t>(i + r, rows - 1) * from_stride + j, lanes);
+      transpose_rounds<1, A>(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < L; ++r)
+        if (r < lanes) store(to + (j + r) * to_stride + i, v[r]);
     });
   }
 }

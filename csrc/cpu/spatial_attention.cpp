@@ -19,8 +19,7 @@ std::tuple<Tensor, Tensor, Tensor> spatial_attention_backward(const Tensor& d_ma
                                                               const Tensor& map,
                                                               const Tensor& pooled) {
   const FeatureMap x = feature_map(x_any);
-  const Tensor d_map =
-      torch::stable::contiguous(torch::stable::to(d_map_any, x.acc_dtype()));
+  const Tensor d_map = as_statistic(d_map_any, x, 1);
   return spatial_backward(x, nullptr, &d_map, weight, map, pooled);
 }
 

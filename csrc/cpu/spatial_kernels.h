@@ -339,8 +339,4 @@ void channel_pool_backward(const ChannelPoolBackward<T>& a, int64_t begin, int64
                           : pool_bands<T, Nchw>(a, begin, end, backward);
 }
 
-template <class T>
-constexpr Kernels<T> kTable = {spatial_forward<T>, spatial_backward<T>, weight_backward<acc_t<T>>,
-                               channel_pool<T>, channel_pool_backward<T>};
-
 }  // namespace attn_kernels::ATTN_ISA

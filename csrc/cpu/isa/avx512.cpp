@@ -13,6 +13,8 @@
 
 #define ATTN_ISA avx512
 #define ATTN_VECTOR_BYTES 64
+#include "../gam_kernels.h"
+#include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"
 #include "table.h"
 

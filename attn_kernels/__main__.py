@@ -1,0 +1,67 @@
+"""`python -m attn_kernels info | verify | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+
+import torch
+
+from .backends import DTYPES
+
+_DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["bench"]:
+        return _bench(sys.argv[2:])
+    arguments = _parser().parse_args()
+    if importlib.util.find_spec("rich") is None:
+        return _fail("the command line needs rich: `pip install attn-kernels[cli]`")
+    if arguments.command == "info":
+        from .info import info
+
+        info()
+        return 0
+    return _verify(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m attn_kernels", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, device, backends, and what is missing and why")
+    verify = commands.add_parser("verify", help="check every op against a float64 reference")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    verify.add_argument("--device", default=default, help="default: %(default)s")
+    verify.add_argument("--dtype", choices=_DTYPE_NAMES, help="default: all of them")
+    commands.add_parser("bench", help="time ours against eager, torch.compile and a copy")
+    return parser
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .verify import verify
+
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        return _fail(f"--device {arguments.device}: {str(error).splitlines()[0]}")
+    dtypes = (_DTYPE_NAMES[arguments.dtype],) if arguments.dtype else DTYPES
+    return 0 if verify(arguments.device, dtypes) else 1
+
+
+def _bench(arguments: list[str]) -> int:
+    if importlib.util.find_spec("benchmarks") is None:
+        return _fail("bench: run it in a checkout of attn-kernels, where benchmarks/ is")
+    from benchmarks.cli import main as bench
+
+    return bench(arguments)
+
+
+def _fail(reason: str) -> int:
+    print(f"attn-kernels: {reason}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
