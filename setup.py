@@ -1,4 +1,4 @@
-"""Builds the shared libraries: `_cpu` always, `_cuda` where nvcc and a CUDA build of torch are found.
+"""Builds the shared libraries: `_cpu` always, `_cuda` where nvcc and a CUDA torch are found.
 
 Whether a GPU is present is never asked. TORCH_CUDA_ARCH_LIST is honoured. What to build and with
 which flags is all that is here; everything else about the package is in pyproject.toml.
@@ -37,10 +37,18 @@ def cuda_library():
         sources("cuda/*.cu"),
         include_dirs=[str(Path(CUDA_HOME) / "include")],
         library_dirs=[str(Path(CUDA_HOME) / "lib64")],
-        libraries=["cudart_static", "rt", "dl"],
+        # By name: what is loaded with RTLD_LOCAL does not see libraries that others have loaded.
+        libraries=["torch_cuda", "cudart_static", "rt", "dl"],
+        extra_link_args=["-Wl,--no-as-needed"],
         extra_compile_args={
             "cxx": CXX_FLAGS + STABLE_ABI,
-            "nvcc": ["-O3", "-std=c++17", "-DUSE_CUDA", *STABLE_ABI],
+            "nvcc": [
+                "-O3",
+                "-std=c++17",
+                "-Xcompiler=-fvisibility=hidden",
+                "-DUSE_CUDA",
+                *STABLE_ABI,
+            ],
         },
         py_limited_api=True,
     )

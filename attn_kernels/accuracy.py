@@ -52,7 +52,9 @@ def judge(
     ours, plain, truth = ours[finite], plain[finite], truth[finite]
     if truth.numel() == 0:
         return []
-    plain = torch.where(plain.isfinite(), plain, truth)  # plain PyTorch may overflow where we do not
+    plain = torch.where(
+        plain.isfinite(), plain, truth
+    )  # plain PyTorch may overflow where we do not
     verdicts = []
     for name, norm in (("elementwise", _largest), ("L2", _rms)):
         ulp = eps * max(norm(truth), scale)

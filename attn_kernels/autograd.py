@@ -24,7 +24,9 @@ def differentiable_backward(
 ) -> Gradients:
     """The gradients of `formula(*inputs)`, differentiable once more."""
     with torch.enable_grad():
-        wanted = [t for t, needed in zip(inputs, needs_grad, strict=True) if needed]
+        wanted = [
+            t for t, needed in zip(inputs, needs_grad, strict=True) if needed and t is not None
+        ]
         output = formula(*inputs)
         found = iter(
             torch.autograd.grad(
@@ -41,7 +43,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def run(cls, *args):
-        """apply(), without its binding of default arguments, a fifth of a small gate's host cost."""
+        """apply() without its binding of defaults, a fifth of a small gate's host cost."""
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return cls.apply(*args)
         return super(torch.autograd.Function, cls).apply(*args)
@@ -143,9 +145,7 @@ class GamChannelGate(Function):
                 dy,
             )
         else:
-            gradients = ops.gam_channel_gate_backward(
-                dy, x, hidden, w1, b1, w2, b2, ctx.activation
-            )
+            gradients = ops.gam_channel_gate_backward(dy, x, hidden, w1, b1, w2, b2, ctx.activation)
         return *gradients, None
 
 
@@ -164,9 +164,7 @@ class ScaleGate(Function):
     def backward(ctx, dy):
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return differentiable_backward(
-                reference.scale_gate, inputs, ctx.needs_input_grad, dy
-            )
+            return differentiable_backward(reference.scale_gate, inputs, ctx.needs_input_grad, dy)
         return ops.scale_gate_backward(dy, *inputs)
 
 

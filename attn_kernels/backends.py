@@ -67,8 +67,10 @@ def backend_for(op: str, x: torch.Tensor) -> str:
     if best == "triton" and x.dtype == torch.float64:
         best = None  # its matrix products have no float64
     if _forced is None:
-        if best is None or missing["cpu"] is None and missing.get(best) is None:
-            return best or "reference"
+        if best is None:
+            return "reference"
+        if missing["cpu"] is None and missing.get(best) is None:
+            return best
         _say_once(best)
         return "reference"
     if _forced == "reference":

@@ -63,7 +63,9 @@ def check_gam(
     check_floating("w1", w1)
     channels = x.shape[1]
     if w1.dim() != 2 or w1.shape[0] < 1 or w1.shape[1] != channels:
-        raise ValueError(f"w1: expected shape (R, {channels}) with R of at least 1, got {shape(w1)}")
+        raise ValueError(
+            f"w1: expected shape (R, {channels}) with R of at least 1, got {shape(w1)}"
+        )
     hidden = w1.shape[0]
     expected = {"b1": (b1, (hidden,)), "w2": (w2, (channels, hidden)), "b2": (b2, (channels,))}
     for name, (parameter, sizes) in expected.items():
@@ -76,7 +78,9 @@ def check_gam(
 
 def check_activation(activation: str) -> None:
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        raise ValueError(
+            f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
 
 
 def check_scale_gate(
@@ -84,7 +88,11 @@ def check_scale_gate(
 ) -> None:
     """Arguments of the affine gate: a as x, scale and shift (C,)."""
     check_feature_map("x", x)
-    expected = {"a": (a, tuple(x.shape)), "scale": (scale, x.shape[1:2]), "shift": (shift, x.shape[1:2])}
+    expected = {
+        "a": (a, tuple(x.shape)),
+        "scale": (scale, x.shape[1:2]),
+        "shift": (shift, x.shape[1:2]),
+    }
     for name, (tensor, sizes) in expected.items():
         check_floating(name, tensor)
         check_shape(name, tensor, tuple(sizes))

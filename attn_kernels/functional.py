@@ -8,6 +8,8 @@ and memory format. Parameters may have another floating dtype than x: they are u
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from . import autograd, ops, reference
@@ -76,6 +78,26 @@ def spatial_attention(
     return map.to(_map_dtype(x))
 
 
+@overload
+def spatial_gate(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    return_map: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def spatial_gate(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    return_map: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
 def spatial_gate(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -105,8 +127,7 @@ def spatial_gate(
     check_spatial(x, weight, bias)
     map_dtype = _map_dtype(x)
     if backend_for("spatial_gate", x) == "reference":
-        y = reference.spatial_gate(x, weight, bias)
-        map = reference.spatial_attention(x, weight, bias).detach() if return_map else None
+        y, map = reference.spatial_gate(x, weight, bias, return_map=True)
     else:
         y, map, _ = _apply(autograd.SpatialGate, ops.spatial_gate, *_prepared(x, weight, bias))
     if map_dtype != x.dtype:

@@ -6,6 +6,8 @@ checked. The accumulate dtype is float64 for float64 maps and float32 for all ot
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .libraries import missing
@@ -113,6 +115,11 @@ def _triton_kernel(name: str):
         return getattr(triton_ops, name)(*args)
 
     return kernel
+
+
+def __getattr__(name: str) -> Any:
+    """Only asked for names that are not here: the ops, when the library could not be loaded."""
+    raise AttributeError(f"attn_kernels.ops.{name}: {missing['cpu'] or 'no such op'}")
 
 
 if missing["cpu"] is None:

@@ -4,7 +4,13 @@ from .spatial_attention import attention_map
 
 
 def spatial_gate(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """``x * spatial_attention(x, weight, bias)``, rounded once, in x's dtype."""
-    return (x * attention_map(x, weight, bias)).to(x.dtype)
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    return_map: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """``x * spatial_attention(x, weight, bias)``, rounded once, in x's dtype; (y, map) if wanted."""
+    map = attention_map(x, weight, bias)
+    y = (x * map).to(x.dtype)
+    return (y, map.detach().to(x.dtype)) if return_map else y

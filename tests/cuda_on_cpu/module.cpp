@@ -1,0 +1,95 @@
+// csrc/cuda on threads, for pytest.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ops.h"
+
+namespace {
+
+using namespace cuda_on_cpu;
+
+std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, const Case& at,
+                             const std::vector<Bytes>& input) {
+  if (dtype == "float32") return Ops<float>{at, input}.run(op);
+#if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
+  if (dtype == "float16") return Ops<__half>{at, input}.run(op);
+  if (dtype == "bfloat16") return Ops<__nv_bfloat16>{at, input}.run(op);
+  if (dtype == "float64") return Ops<double>{at, input}.run(op);
+#endif
+  throw std::runtime_error("no dtype " + dtype);
+}
+
+std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype,
+                                 std::array<std::int64_t, 4> shape, bool channels_last, int k,
+                                 const std::vector<Bytes>& input, int skew,
+                                 const std::string& order, int alive) {
+  const Order block_order = order == "forward"   ? Order::kForward
+                            : order == "reverse" ? Order::kReverse
+                                                 : Order::kShuffled;
+  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]), channels_last, k, skew,
+                Launch{block_order, alive}};
+  std::vector<Bytes> output;
+  {
+    pybind11::gil_scoped_release unlocked;
+    output = run_dtype(op, dtype, at, input);
+  }
+  return {output.begin(), output.end()};
+}
+
+// The launches of an op: blocks, threads and bytes of shared memory of each.
+using Geometry = std::vector<std::array<std::int64_t, 3>>;
+
+struct Recorder {
+  Geometry* launches;
+
+  template <class Kernel, class... Arguments>
+  void operator()(Kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
+                  Arguments...) const {
+    launches->push_back({blocks, threads, shared_bytes});
+  }
+};
+
+// What would be launched for this shape; no memory is touched.
+template <class T>
+Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, bool channels_last,
+                     int k, bool aligned) {
+  using Real = Acc<T>;
+  const Shape shape(sizes[0], sizes[1], sizes[2], sizes[3]);
+  T* x = reinterpret_cast<T*>(aligned ? std::uintptr_t{64} : 64 + sizeof(T));
+  Real* real = nullptr;
+  Geometry launches;
+  const Recorder launch{&launches};
+  if (op == "channel_pool") {
+    attn_kernels::pool(launch, shape, channels_last, x, x);
+  } else if (op == "channel_pool_backward") {
+    attn_kernels::pool_backward(launch, shape, channels_last, x, real, x);
+  } else if (op == "spatial_gate") {
+    attn_kernels::spatial_gate(launch, shape, channels_last, k, x, real, real, x, real, real);
+  } else if (op == "spatial_gate_backward") {
+    attn_kernels::spatial_gate_backward(launch, shape, channels_last, k, x, x, real, real, real,
+                                        real, nullptr, real, x, real, real);
+  } else if (op == "spatial_attention") {
+    attn_kernels::spatial_attention(launch, shape, channels_last, k, x, real, real, real, real);
+  } else if (op == "spatial_attention_backward") {
+    attn_kernels::spatial_attention_backward(launch, shape, channels_last, k, real, x, real, real,
+                                             real, real, real, real, x, real, real);
+  }
+  return launches;
+}
+
+Geometry geometry(const std::string& op, const std::string& dtype,
+                  std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned) {
+  if (dtype == "float32") return geometry_of<float>(op, shape, channels_last, k, aligned);
+#if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
+  if (dtype == "float16") return geometry_of<__half>(op, shape, channels_last, k, aligned);
+  if (dtype == "float64") return geometry_of<double>(op, shape, channels_last, k, aligned);
+#endif
+  throw std::runtime_error("no dtype " + dtype);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(NAME, m) {
+  m.def("run", &run);
+  m.def("geometry", &geometry);
+}
