@@ -24,6 +24,8 @@ def differentiable_backward(
 ) -> Gradients:
     """The gradients of `formula(*inputs)`, differentiable once more."""
     with torch.enable_grad():
+        # Aliases: where one input was computed from another, no gradient takes that way here.
+        inputs = tuple(None if t is None else t.view_as(t) for t in inputs)
         wanted = [
             t for t, needed in zip(inputs, needs_grad, strict=True) if needed and t is not None
         ]

@@ -11,7 +11,9 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def("channel_pool(Tensor x) -> Tensor");
   m.def("channel_pool_backward(Tensor d_pooled, Tensor x) -> Tensor");
 
-  m.def("spatial_gate(Tensor x, Tensor weight, Tensor? bias) -> (Tensor y, Tensor map, Tensor pooled)");
+  m.def(
+      "spatial_gate(Tensor x, Tensor weight, Tensor? bias) -> (Tensor y, Tensor map, Tensor "
+      "pooled)");
   m.def(
       "spatial_gate_backward(Tensor dy, Tensor x, Tensor weight, Tensor map, Tensor pooled)"
       " -> (Tensor dx, Tensor d_weight, Tensor d_bias)");

@@ -8,7 +8,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without a CUDA device the tests that need one are taken out, and the summary says how many."""
+    """Without a CUDA device the tests that need one are taken out; the summary says how many."""
     if torch.cuda.is_available():
         return
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]

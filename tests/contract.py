@@ -21,7 +21,14 @@ import attn_kernels as ak
 
 Function = Callable[..., torch.Tensor]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-SHAPES = ((2, 3, 5, 7), (1, 1, 1, 1), (3, 130, 9, 1), (2, 17, 1, 33), (2, 64, 14, 14), (1, 300, 7, 7))
+SHAPES = (
+    (2, 3, 5, 7),
+    (1, 1, 1, 1),
+    (3, 130, 9, 1),
+    (2, 17, 1, 33),
+    (2, 64, 14, 14),
+    (1, 300, 7, 7),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Op:
     # the registered op and its arguments beside x, for torch.library.opcheck
     opcheck: Callable[[torch.Tensor, list[torch.Tensor]], list[tuple]]
     saved_bytes_per_pixel: float
-    # (x, parameters, d_output), all float64 -> size of the terms summed into each parameter's gradient
+    # (x, parameters, d_output) in float64 -> size of the terms summed into parameters' gradients
     scales: Callable[..., list[float]] = lambda x, parameters, gradient: [0.0] * len(parameters)
 
 
@@ -47,7 +54,9 @@ def make_x(shape, dtype=torch.float32, layout="nchw", device="cpu") -> torch.Ten
     return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
 
 
-def parameters_like(op: Op, x: torch.Tensor, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+def parameters_like(
+    op: Op, x: torch.Tensor, dtype: torch.dtype | None = None
+) -> list[torch.Tensor]:
     return op.parameters(x.shape[1], dtype or x.dtype, x.device.type)
 
 
@@ -99,7 +108,9 @@ class Contract:
 
     @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
     @given(
-        shape=st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20)),
+        shape=st.tuples(
+            st.integers(0, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20)
+        ),
         dtype=st.sampled_from(DTYPES),
         layout=st.sampled_from(["nchw", "channels_last"]),
         seed=st.integers(0, 1000),
@@ -265,7 +276,9 @@ class Contract:
         x = make_x((6, 4, 5, 6), torch.float64, device=device).reshape(3, 2, 4, 5, 6)
         parameters = parameters_like(self.op, x[0])
         function = torch.func.vmap(lambda t: self.op.fused(t, *parameters))
-        torch.testing.assert_close(function(x), torch.stack([self.op.fused(t, *parameters) for t in x]))
+        torch.testing.assert_close(
+            function(x), torch.stack([self.op.fused(t, *parameters) for t in x])
+        )
 
     def test_saved_for_backward(self, device):
         x = make_x((2, 64, 14, 14), device=device).requires_grad_()
@@ -325,5 +338,7 @@ class MaximumContract:
         """As torch.max says: the first NaN is the maximum, whatever comes before it."""
         x = make_x((1, 40, 1, 3), torch.float64, device=device)
         x[0, [5, 9], 0, 1] = float("nan")
-        dx = run(ak.functional.channel_pool, x, [], torch.tensor([[[[0.0] * 3], [[1.0] * 3]]]))[1][0]
+        dx = run(ak.functional.channel_pool, x, [], torch.tensor([[[[0.0] * 3], [[1.0] * 3]]]))[1][
+            0
+        ]
         assert dx[0, :, 0, 1].nonzero().flatten().tolist() == [5]

@@ -26,5 +26,7 @@ def spatial_scales(x, parameters, d_map):
     if d_logit.numel() == 0:
         return [0.0, 0.0]
     pooled = eager_pool(x).abs()
-    d_weight = torch.nn.grad.conv2d_weight(pooled, weight.shape, d_logit, padding=weight.shape[-1] // 2)
+    d_weight = torch.nn.grad.conv2d_weight(
+        pooled, weight.shape, d_logit, padding=weight.shape[-1] // 2
+    )
     return [d_weight.max(), d_logit.sum()]

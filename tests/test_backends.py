@@ -72,7 +72,9 @@ def test_missing_library_is_said_once_and_the_reference_serves(monkeypatch):
     monkeypatch.setattr(backends, "_warned", set())
     with pytest.warns(UserWarning, match="the library was not built; make build"):
         y = ak.functional.spatial_gate(X, WEIGHT)
-    assert torch.equal(ak.functional.spatial_gate(X, WEIGHT), y)  # a second warning would be an error
+    assert torch.equal(
+        ak.functional.spatial_gate(X, WEIGHT), y
+    )  # a second warning would be an error
     assert torch.equal(y, ak.reference.spatial_gate(X, WEIGHT))
 
 

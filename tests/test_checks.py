@@ -1,4 +1,4 @@
-"""Bad input: one line that names the argument, what was expected and what came, before any kernel."""
+"""Bad input: one line that names the argument, what was expected and what came."""
 
 import pytest
 import torch
@@ -18,12 +18,24 @@ BAD = [
     (ValueError, r"x: expected C, H and W of at least 1, got \(2, 4, 6, 0\)", (X[..., :0], WEIGHT)),
     (TypeError, "weight: .*got torch.int32", (X, WEIGHT.int())),
     (TypeError, "weight: expected a torch.Tensor, got NoneType", (X, None)),
-    (ValueError, r"weight: expected shape \(1, 2, K, K\), got \(1, 3, 3, 3\)", (X, torch.ones(1, 3, 3, 3))),
-    (ValueError, r"weight: expected shape \(1, 2, K, K\), got \(1, 2, 3, 5\)", (X, torch.ones(1, 2, 3, 5))),
+    (
+        ValueError,
+        r"weight: expected shape \(1, 2, K, K\), got \(1, 3, 3, 3\)",
+        (X, torch.ones(1, 3, 3, 3)),
+    ),
+    (
+        ValueError,
+        r"weight: expected shape \(1, 2, K, K\), got \(1, 2, 3, 5\)",
+        (X, torch.ones(1, 2, 3, 5)),
+    ),
     (ValueError, r"weight: .*got \(2, 3, 3\)", (X, torch.ones(2, 3, 3))),
     (ValueError, "weight: .*odd and from 1 to 15, got 4", (X, torch.ones(1, 2, 4, 4))),
     (ValueError, "weight: .*odd and from 1 to 15, got 17", (X, torch.ones(1, 2, 17, 17))),
-    (ValueError, r"weight: expected a tensor on cpu \(as x\), got one on meta", (X, WEIGHT.to("meta"))),
+    (
+        ValueError,
+        r"weight: expected a tensor on cpu \(as x\), got one on meta",
+        (X, WEIGHT.to("meta")),
+    ),
     (ValueError, r"bias: expected shape \(1,\), got \(2,\)", (X, WEIGHT, torch.ones(2))),
     (TypeError, "bias: .*got torch.bool", (X, WEIGHT, torch.ones(1, dtype=torch.bool))),
     (ValueError, "bias: expected a tensor on cpu", (X, WEIGHT, torch.ones(1, device="meta"))),
@@ -52,7 +64,10 @@ def test_channel_pool(bad):
         ("spatial_gate", (X.long(), WEIGHT, None)),
         ("spatial_gate_backward", (X, X, WEIGHT, X, X)),
         ("spatial_gate_backward", (X[:1], X, WEIGHT, X[:, :1].contiguous(), X[:, :2].contiguous())),
-        ("spatial_attention_backward", (X[:1], X, WEIGHT, X[:, :1].contiguous(), X[:, :2].contiguous())),
+        (
+            "spatial_attention_backward",
+            (X[:1], X, WEIGHT, X[:, :1].contiguous(), X[:, :2].contiguous()),
+        ),
         ("channel_pool_backward", (X[:1], X)),
     ],
 )

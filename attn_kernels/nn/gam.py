@@ -128,7 +128,9 @@ class GAMAttention(nn.Module):
 
 def hidden_channels(channels: int, rate: int) -> int:
     if rate < 1 or channels < rate:
-        raise ValueError(f"rate: expected 1 to {channels}, as many as there are channels, got {rate}")
+        raise ValueError(
+            f"rate: expected 1 to {channels}, as many as there are channels, got {rate}"
+        )
     return channels // rate
 
 

@@ -67,9 +67,9 @@ Tensor empty_strided(const FeatureMap& x, const std::array<int64_t, D>& sizes,
   int32_t device_type;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.tensor.get(), &device_type));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(D, sizes.data(), strides.data(), to<int32_t>(from(dtype)),
-                               device_type, x.tensor.get_device_index(), &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(D, sizes.data(), strides.data(),
+                                                         to<int32_t>(from(dtype)), device_type,
+                                                         x.tensor.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -104,16 +104,17 @@ inline int stencil_width(const Tensor& weight, const FeatureMap& x) {
 inline Tensor as_statistic(const Tensor& gradient, const FeatureMap& x, int64_t channels) {
   STD_TORCH_CHECK(gradient.dim() == 4 && gradient.size(0) == x.n && gradient.size(1) == channels &&
                       gradient.size(2) == x.h && gradient.size(3) == x.w,
-                  "attn_kernels: expected a (N, ", channels, ", H, W) gradient with x's N, H and W");
+                  "attn_kernels: expected a (N, ", channels,
+                  ", H, W) gradient with x's N, H and W");
   return torch::stable::contiguous(torch::stable::to(gradient, x.acc_dtype()));
 }
 
 // A saved statistic: (n, channels, h, w), contiguous, of the accumulate dtype.
 inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channels) {
-  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x.acc_dtype() &&
-                      t.numel() == x.pixels() * channels,
-                  "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
-                  ", H, W) and of the accumulate dtype");
+  STD_TORCH_CHECK(
+      t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.numel() == x.pixels() * channels,
+      "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
+      ", H, W) and of the accumulate dtype");
 }
 
 // A parameter of the given sizes, contiguous and of the accumulate dtype.

@@ -3,12 +3,12 @@
 
 namespace attn_kernels {
 
-#define ATTN_DECLARE(isa)                            \
-  namespace isa {                                    \
-  extern const Kernels<float> float_kernels;         \
-  extern const Kernels<double> double_kernels;       \
-  extern const Kernels<Half> half_kernels;           \
-  extern const Kernels<BFloat16> bfloat16_kernels;   \
+#define ATTN_DECLARE(isa)                          \
+  namespace isa {                                  \
+  extern const Kernels<float> float_kernels;       \
+  extern const Kernels<double> double_kernels;     \
+  extern const Kernels<Half> half_kernels;         \
+  extern const Kernels<BFloat16> bfloat16_kernels; \
   }
 
 ATTN_DECLARE(baseline)

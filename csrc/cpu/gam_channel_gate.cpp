@@ -84,9 +84,8 @@ void run_tasks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, 
                int64_t products_per_task) {
   constexpr int64_t kProductsPerThread = 1 << 20;
   const int64_t grain = kProductsPerThread / std::max<int64_t>(products_per_task, 1) + 1;
-  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
-    kernel(args, begin, end);
-  });
+  torch::stable::parallel_for(0, tasks, grain,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 Tensor empty_hidden(const FeatureMap& x, int64_t r) {
@@ -181,8 +180,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
                              first_back.mixer, second_back.mixer, bias2.data(), data<T>(dx),
                              data<A>(hidden_rows), data<A>(d_pre_rows), da_data},
               p.n * p.tiles(), 3 * p.c * p.r * p.tile);
-    GamWeightBackward<T> weights{p, tiles_per_unit(p), data<T>(dy), data<T>(x.tensor), da_data,
-                                 data<A>(hidden_rows), data<A>(d_pre_rows), nullptr};
+    GamWeightBackward<T> weights{
+        p,       tiles_per_unit(p),    data<T>(dy),         data<T>(x.tensor),
+        da_data, data<A>(hidden_rows), data<A>(d_pre_rows), nullptr};
     std::vector<A> partials(static_cast<size_t>(weights.units() * weights.row()));
     weights.partials = partials.data();
     run_tasks(kernels<T>().gam_weight_backward, weights, weights.units() * weights.blocks(),

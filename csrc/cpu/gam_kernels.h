@@ -59,16 +59,16 @@ struct TileBuffer {
   const Buffer<A> data;
 };
 
-// finish(i, j, start(i, j) + mixed channels) over the elements of the resulting tile.
-template <bool kPixelRows, class A, class Start, class Finish>
+// finish(i, j, mixed channels) over the elements of the resulting tile.
+template <class A, bool kPixelRows, class Finish>
 void mix(const Mixer<A>& mixer, int64_t channels_out, int64_t channels_in, int64_t count,
-         const A* tile, int64_t stride, const Start& start, const Finish& finish) {
+         const TileBuffer<A, kPixelRows>& tile, const Finish& finish) {
   if constexpr (kPixelRows) {
-    gemm(count, channels_out, channels_in, Operand<A>{tile, stride, 1}, mixer.weight, mixer.stride,
-         start, finish);
+    gemm(count, channels_out, channels_in, Operand<A>{tile.data.get(), tile.stride, 1},
+         mixer.weight, mixer.stride, finish);
   } else {
-    gemm(channels_out, count, channels_in, Operand<A>{mixer.weight, mixer.stride, 1}, tile, stride,
-         start, finish);
+    gemm(channels_out, count, channels_in, Operand<A>{mixer.weight, mixer.stride, 1},
+         tile.data.get(), tile.stride, finish);
   }
 }
 
@@ -82,6 +82,12 @@ ATTN_INLINE V relu(V v) {
   return v < 0 ? V{} : v;  // NaN stays
 }
 
+template <bool kSigmoid, class V>
+ATTN_INLINE V activate(V v) {
+  if constexpr (kSigmoid) return sigmoid(v, VectorExp{});
+  return v;
+}
+
 template <class T, bool kPixelRows, bool kSigmoid>
 void gam_forward_tiles(const GamForward<T>& a, int64_t begin, int64_t end) {
   using A = acc_t<T>;
@@ -93,19 +99,15 @@ void gam_forward_tiles(const GamForward<T>& a, int64_t begin, int64_t end) {
     const MapTile wide = map_tile<kPixelRows>(p, at, p.c);
     const MapTile narrow = map_tile<kPixelRows>(p, at, p.r);
     x.load_from(a.x, wide);
-    mix<kPixelRows>(
-        a.w1, p.r, p.c, at.count, x.data.get(), x.stride,
-        [&](int64_t i, int64_t j) { return bias_at<kPixelRows>(a.b1, i, j); },
-        [&](int64_t i, int64_t j, V v) {
-          store(hidden.at(i, j), relu(v));
-          put(a.hidden, narrow, i, j, relu(v));
-        });
-    mix<kPixelRows>(
-        a.w2, p.c, p.r, at.count, hidden.data.get(), hidden.stride,
-        [&](int64_t i, int64_t j) { return bias_at<kPixelRows>(a.b2, i, j); },
-        [&](int64_t i, int64_t j, V v) {
-          put(a.y, wide, i, j, load(x.at(i, j)) * (kSigmoid ? sigmoid(v, VectorExp{}) : v));
-        });
+    mix(a.w1, p.r, p.c, at.count, x, [&](int64_t i, int64_t j, V v) {
+      v = relu(v + bias_at<kPixelRows>(a.b1, i, j));
+      store(hidden.at(i, j), v);
+      put(a.hidden, narrow, i, j, v);
+    });
+    mix(a.w2, p.c, p.r, at.count, hidden, [&](int64_t i, int64_t j, V v) {
+      v = activate<kSigmoid>(v + bias_at<kPixelRows>(a.b2, i, j));
+      put(a.y, wide, i, j, load(x.at(i, j)) * v);
+    });
   }
 }
 
@@ -123,27 +125,20 @@ void gam_backward_tiles(const GamBackward<T>& a, int64_t begin, int64_t end) {
     x.load_from(a.x, wide);
     hidden.load_from(a.hidden, map_tile<kPixelRows>(p, at, p.r));
     // The gate again: dy becomes dy * gate, the first term of dx, and x becomes da.
-    mix<kPixelRows>(
-        a.w2, p.c, p.r, at.count, hidden.data.get(), hidden.stride,
-        [&](int64_t i, int64_t j) { return bias_at<kPixelRows>(a.b2, i, j); },
-        [&](int64_t i, int64_t j, V v) {
-          const V gate = kSigmoid ? sigmoid(v, VectorExp{}) : v;
-          const V d_gate = load(dy.at(i, j)) * load(x.at(i, j));
-          store(dy.at(i, j), load(dy.at(i, j)) * gate);
-          const V da = kSigmoid ? sigmoid_backward(d_gate, gate) : d_gate;
-          store(x.at(i, j), da);
-          if constexpr (kSigmoid) put(a.da, wide, i, j, da);
-        });
-    mix<kPixelRows>(
-        a.w2_back, p.r, p.c, at.count, x.data.get(), x.stride,
-        [](int64_t, int64_t) { return V{}; },
-        [&](int64_t i, int64_t j, V v) {
-          store(d_pre.at(i, j), load(hidden.at(i, j)) <= 0 ? V{} : v);
-        });
-    mix<kPixelRows>(
-        a.w1_back, p.c, p.r, at.count, d_pre.data.get(), d_pre.stride,
-        [&](int64_t i, int64_t j) { return load(dy.at(i, j)); },
-        [&](int64_t i, int64_t j, V v) { put(a.dx, wide, i, j, v); });
+    mix(a.w2, p.c, p.r, at.count, hidden, [&](int64_t i, int64_t j, V v) {
+      const V gate = activate<kSigmoid>(v + bias_at<kPixelRows>(a.b2, i, j));
+      const V d_gate = load(dy.at(i, j)) * load(x.at(i, j));
+      const V da = kSigmoid ? sigmoid_backward(d_gate, gate) : d_gate;
+      store(dy.at(i, j), load(dy.at(i, j)) * gate);
+      store(x.at(i, j), da);
+      if constexpr (kSigmoid) put(a.da, wide, i, j, da);
+    });
+    mix(a.w2_back, p.r, p.c, at.count, x, [&](int64_t i, int64_t j, V v) {
+      store(d_pre.at(i, j), load(hidden.at(i, j)) <= 0 ? V{} : v);
+    });
+    mix(a.w1_back, p.c, p.r, at.count, d_pre, [&](int64_t i, int64_t j, V v) {
+      put(a.dx, wide, i, j, load(dy.at(i, j)) + v);
+    });
     A* hidden_rows = a.hidden_rows + (at.n * p.pixels + at.first) * row;
     A* d_pre_rows = a.d_pre_rows + (at.n * p.pixels + at.first) * row;
     if constexpr (kPixelRows) {
@@ -234,10 +229,9 @@ class GamWeightTask {
                    const A* rows, A* sum) {
     const Operand<A> left{tile.data.get(), kPixelRows ? 1 : tile.stride,
                           kPixelRows ? tile.stride : 1};
-    gemm(
-        channels, p_.r, count, left, rows, row_,
-        [&](int64_t i, int64_t j) { return load(sum + i * row_ + j); },
-        [&](int64_t i, int64_t j, V v) { store(sum + i * row_ + j, v); });
+    gemm(channels, p_.r, count, left, rows, row_, [&](int64_t i, int64_t j, V v) {
+      store(sum + i * row_ + j, load(sum + i * row_ + j) + v);
+    });
   }
 
   void add_row_sums(const A* rows, int64_t count, A* sums) {

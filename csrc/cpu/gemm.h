@@ -23,21 +23,17 @@ struct Operand {
   int64_t row, column;
 };
 
-// Rows [i, i + rows) and kVectors vectors from column j on of finish(start + a @ b).
-template <int kVectors, class A, class Start, class Finish>
+// Rows [i, i + rows) and kVectors vectors from column j on of a @ b, for `finish`.
+template <int kVectors, class A, class Finish>
 void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand<A>& a, const A* b,
-                int64_t b_stride, const Start& start, const Finish& finish) {
+                int64_t b_stride, const Finish& finish) {
   constexpr int L = kLanes<A>;
   // A block that sticks out below works on its last row several times and stores it once.
   const A* row[kBlockRows];
-  Vec<A> sum[kBlockRows][kVectors];
+  Vec<A> sum[kBlockRows][kVectors] = {};
 #pragma GCC unroll 8
-  for (int r = 0; r < kBlockRows; ++r) {
-    const int64_t at = i + std::min<int64_t>(r, rows - 1);
-    row[r] = a.data + at * a.row;
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = start(at, j + v * L);
-  }
+  for (int r = 0; r < kBlockRows; ++r)
+    row[r] = a.data + (i + std::min<int64_t>(r, rows - 1)) * a.row;
   b += j;
   for (int64_t k = 0, ak = 0; k < depth; ++k, ak += a.column, b += b_stride) {
     Vec<A> right[kVectors];
@@ -59,10 +55,11 @@ void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand
   }
 }
 
-// For i < rows and j < columns, in whole vectors: finish(i, j, start(i, j) + (a @ b)(i, j)).
-template <class A, class Start, class Finish>
+// For i < rows and j < columns, in whole vectors: finish(i, j, (a @ b)(i, j)). What the product is
+// added to is added there, last: its size then doesn't coarsen the sum's rounding.
+template <class A, class Finish>
 void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand<A>& a, const A* b,
-          int64_t b_stride, const Start& start, const Finish& finish) {
+          int64_t b_stride, const Finish& finish) {
   const int64_t end = (columns + kLanes<A> - 1) / kLanes<A>;
   for (int64_t j = 0; j < end;) {
     const int64_t left = end - j;
@@ -71,7 +68,7 @@ void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand<A>& a, con
     for (int64_t i = 0; i < rows; i += kBlockRows) {
       const auto block = [&](auto vectors) {
         gemm_block<vectors>(i, std::min<int64_t>(rows - i, kBlockRows), j * kLanes<A>, depth, a, b,
-                            b_stride, start, finish);
+                            b_stride, finish);
       };
       switch (width) {
         case 1: block(std::integral_constant<int, 1>{}); break;

@@ -88,8 +88,8 @@ struct GamProblem {
   int64_t tiles() const { return (pixels + tile - 1) / tile; }
 };
 
-// Rows of matrices below, and of tiles in the kernels, are padded to a multiple of this many values:
-// at least a vector of every instruction set.
+// Rows of matrices below, and of tiles in the kernels, are padded to a multiple of this many
+// values: at least a vector of every instruction set.
 constexpr int64_t kRowPadding = 16;
 constexpr int64_t padded(int64_t count) {
   return (count + kRowPadding - 1) / kRowPadding * kRowPadding;
@@ -120,7 +120,7 @@ template <class T>
 struct GamBackward {
   GamProblem problem;
   const T *dy, *x, *hidden;
-  Mixer<acc_t<T>> w2;                 // as in the forward
+  Mixer<acc_t<T>> w2;                // as in the forward
   Mixer<acc_t<T>> w1_back, w2_back;  // from output channels back to input channels
   const acc_t<T>* b2;
   T* dx;
@@ -128,8 +128,8 @@ struct GamBackward {
   acc_t<T>* da;                       // null for the identity
 };
 
-// One task per unit of `tiles_per_unit` tiles and block of kGamChannels channels; one row of partial
-// gradients per unit, each of them written by one task.
+// One task per unit of `tiles_per_unit` tiles and block of kGamChannels channels; one row of
+// partial gradients per unit, each of them written by one task.
 constexpr int64_t kGamChannels = 64;
 template <class T>
 struct GamWeightBackward {

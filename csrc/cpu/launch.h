@@ -12,11 +12,16 @@ namespace attn_kernels {
 template <class Fn>
 void with_dtype(const FeatureMap& x, const Fn& fn) {
   switch (x.dtype()) {
-    case ScalarType::Float: return fn(float{});
-    case ScalarType::Double: return fn(double{});
-    case ScalarType::Half: return fn(Half{});
-    case ScalarType::BFloat16: return fn(BFloat16{});
-    default: STD_TORCH_CHECK(false, "attn_kernels: x must be float32, float64, float16 or bfloat16");
+    case ScalarType::Float:
+      return fn(float{});
+    case ScalarType::Double:
+      return fn(double{});
+    case ScalarType::Half:
+      return fn(Half{});
+    case ScalarType::BFloat16:
+      return fn(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, "attn_kernels: x must be float32, float64, float16 or bfloat16");
   }
 }
 
@@ -41,9 +46,8 @@ void run_bands(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) 
   const Problem& p = args.problem;
   const int64_t per_task = std::max<int64_t>(p.c * p.h * p.w / p.bands, 1);
   const int64_t grain = (kElementsPerThread + per_task - 1) / per_task;
-  torch::stable::parallel_for(0, p.n * p.bands, grain, [&](int64_t begin, int64_t end) {
-    kernel(args, begin, end);
-  });
+  torch::stable::parallel_for(0, p.n * p.bands, grain,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 }  // namespace attn_kernels

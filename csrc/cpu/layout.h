@@ -70,8 +70,7 @@ struct Nchw {
       int64_t c = end;
       for (; c - 4 >= block; c -= 4)
         dot_group<4, kDot>(dy, x, c - 4, plane, s.count, max, partial, argmax);
-      for (; c > block; --c)
-        dot_group<1, kDot>(dy, x, c - 1, plane, s.count, max, partial, argmax);
+      for (; c > block; --c) dot_group<1, kDot>(dy, x, c - 1, plane, s.count, max, partial, argmax);
       if constexpr (kDot) add(partial, s.count, d_map);
       end = block;
     }
@@ -188,8 +187,8 @@ struct ChannelsLast {
       for (auto& l : lowest) l = I{} + none;
       for_each_group(p.c, [&](int u, int64_t c, auto lanes) {
         const V v = load_lanes(v_at + c, lanes);
-        const I found = fill_missing(
-            if_max(v, best, iota + static_cast<Int<A>>(c), I{} + none), I{} + none, lanes);
+        const I found = fill_missing(if_max(v, best, iota + static_cast<Int<A>>(c), I{} + none),
+                                     I{} + none, lanes);
         lowest[u] = found < lowest[u] ? found : lowest[u];
         if constexpr (kDot) sum[u] += load_lanes(dy + at + i * p.c + c, lanes) * v;
       });

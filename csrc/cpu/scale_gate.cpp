@@ -35,9 +35,8 @@ Tensor scale_gate(const Tensor& x_any, const Tensor& a_any, const Tensor& scale,
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
-    run_tasks(kernels<T>().scale_gate,
-              ScaleGate<T>{problem, data<T>(x.tensor), data<T>(a), data<A>(scale), data<A>(shift),
-                           data<T>(y)});
+    run_tasks(kernels<T>().scale_gate, ScaleGate<T>{problem, data<T>(x.tensor), data<T>(a),
+                                                    data<A>(scale), data<A>(shift), data<T>(y)});
   });
   return y;
 }
@@ -58,10 +57,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_gate_backward(const Tensor& dy_
     using T = decltype(t);
     using A = acc_t<T>;
     std::vector<A> partials(static_cast<size_t>(problem.units() * 2 * x.c));
-    run_tasks(kernels<T>().scale_gate_backward,
-              ScaleGateBackward<T>{problem, data<T>(dy), data<T>(x.tensor), data<T>(a),
-                                   data<A>(scale), data<A>(shift), data<T>(dx), data<T>(da),
-                                   partials.data()});
+    run_tasks(
+        kernels<T>().scale_gate_backward,
+        ScaleGateBackward<T>{problem, data<T>(dy), data<T>(x.tensor), data<T>(a), data<A>(scale),
+                             data<A>(shift), data<T>(dx), data<T>(da), partials.data()});
     std::vector<double> sum(static_cast<size_t>(2 * x.c));
     for (int64_t i = 0; i < problem.units() * 2 * x.c; ++i) sum[i % (2 * x.c)] += partials[i];
     std::copy_n(sum.begin(), x.c, data<A>(d_scale));

@@ -60,11 +60,11 @@ inline std::tuple<Tensor, Tensor, Tensor> spatial_backward(const FeatureMap& x, 
     using T = decltype(t);
     using A = acc_t<T>;
     const Problem problem = make_problem(x, k);
-    run_bands(kernels<T>().spatial_backward,
-              SpatialBackward<T>{problem, dy ? data<T>(*dy) : nullptr,
-                                 d_map ? data<A>(*d_map) : nullptr, data<T>(x.tensor),
-                                 data<A>(weight), data<A>(map), data<A>(pooled), data<A>(d_logit),
-                                 data<T>(dx)});
+    run_bands(
+        kernels<T>().spatial_backward,
+        SpatialBackward<T>{problem, dy ? data<T>(*dy) : nullptr, d_map ? data<A>(*d_map) : nullptr,
+                           data<T>(x.tensor), data<A>(weight), data<A>(map), data<A>(pooled),
+                           data<A>(d_logit), data<T>(dx)});
     weight_backward<T>(problem, d_logit, pooled, d_weight, d_bias);
   });
   return {dx, d_weight, d_bias};

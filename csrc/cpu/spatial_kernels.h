@@ -42,9 +42,12 @@ inline int64_t chunk_rows(const Problem& p, size_t element_bytes) {
 template <class Fn>
 void with_width(int k, const Fn& fn) {
   switch (k) {
-    case 3: return fn(std::integral_constant<int, 3>{});
-    case 7: return fn(std::integral_constant<int, 7>{});
-    default: return fn(std::integral_constant<int, 0>{});
+    case 3:
+      return fn(std::integral_constant<int, 3>{});
+    case 7:
+      return fn(std::integral_constant<int, 7>{});
+    default:
+      return fn(std::integral_constant<int, 0>{});
   }
 }
 
@@ -87,7 +90,8 @@ class Forward {
  private:
   // Statistics of rows [from, to), into the planes, whose first row is row `top` of the image.
   void pool(const Band& b, int64_t from, int64_t to, int64_t top) {
-    const int64_t first = std::clamp<int64_t>(from, 0, p_.h), last = std::clamp<int64_t>(to, 0, p_.h);
+    const int64_t first = std::clamp<int64_t>(from, 0, p_.h),
+                  last = std::clamp<int64_t>(to, 0, p_.h);
     const Span span{b.n, first * p_.w, (last - first) * p_.w};
     Layout<T>::pool(p_, a_.x, span, mean_.get(), max_.get(), partial_.get());
     const A* values[2] = {mean_.get(), max_.get()};
@@ -162,7 +166,8 @@ class Backward {
  private:
   // d_logit and argmax of rows [from, to); row 0 of both is row `top` of the image.
   void make_d_logit(const Band& b, int64_t from, int64_t to, int64_t top) {
-    const int64_t first = std::clamp<int64_t>(from, 0, p_.h), last = std::clamp<int64_t>(to, 0, p_.h);
+    const int64_t first = std::clamp<int64_t>(from, 0, p_.h),
+                  last = std::clamp<int64_t>(to, 0, p_.h);
     const Span span{b.n, first * p_.w, (last - first) * p_.w};
     const int64_t at = b.n * p_.h * p_.w + span.first;
     std::copy_n(a_.pooled + at + (b.n + 1) * p_.h * p_.w, span.count, max_.get());
@@ -170,8 +175,7 @@ class Backward {
     Layout<T>::template dot_and_argmax<kGate>(p_, a_.dy, a_.x, span, max_.get(), d_map_.get(),
                                               argmax, partial_.get());
     const A* d_map = kGate ? d_map_.get() : a_.d_map + at;
-    for (int64_t i = 0; i < span.count; ++i)
-      d_map_[i] = sigmoid_backward(d_map[i], a_.map[at + i]);
+    for (int64_t i = 0; i < span.count; ++i) d_map_[i] = sigmoid_backward(d_map[i], a_.map[at + i]);
     d_logit_.clear_rows(from - top, first - from);
     d_logit_.set_rows(first - top, last - first, d_map_.get());
     d_logit_.clear_rows(last - top, to - last);

@@ -44,7 +44,8 @@ ATTN_INLINE int width(int k) {
   return K > 0 ? K : k;
 }
 
-// out[q] = bias + sum over 2 planes and K x K taps, for `count` values from row j on, gaps included.
+// out[q] = bias + sum over 2 planes and K x K taps, for `count` values from row j on, gaps
+// included.
 template <int K, class A>
 void stencil(const Plane<A> (&in)[2], int64_t j, int runtime_k, const A* weight, A bias,
              int64_t count, A* out) {

@@ -3,11 +3,10 @@ namespace attn_kernels::ATTN_ISA {
 
 template <class T>
 constexpr Kernels<T> kTable = {
-    spatial_forward<T>,         spatial_backward<T>, weight_backward<acc_t<T>>,
-    channel_pool<T>,            channel_pool_backward<T>,
-    gam_forward<T>,             gam_backward<T>,
-    gam_weight_backward<T>,     transpose<acc_t<T>>,
-    scale_gate<T>,              scale_gate_backward<T>,
+    spatial_forward<T>, spatial_backward<T>,      weight_backward<acc_t<T>>,
+    channel_pool<T>,    channel_pool_backward<T>, gam_forward<T>,
+    gam_backward<T>,    gam_weight_backward<T>,   transpose<acc_t<T>>,
+    scale_gate<T>,      scale_gate_backward<T>,
 };
 
 extern const Kernels<float> float_kernels = kTable<float>;

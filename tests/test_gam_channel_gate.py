@@ -1,0 +1,178 @@
+import pytest
+import torch
+from contract import DTYPES, SHAPES, Contract, Op, assert_right, make_x, output_gradient, run
+from gam import eager_gate, gam_parameters
+
+import attn_kernels as ak
+
+ACTIVATIONS = ("identity", "sigmoid")
+
+
+def opcheck(x, parameters):
+    ops = torch.ops.attn_kernels
+    y, hidden = ops.gam_channel_gate(x, *parameters, "identity")
+    return [
+        (ops.gam_channel_gate.default, (x, *parameters, "sigmoid")),
+        (ops.gam_channel_gate_backward.default, (y, x, hidden, *parameters, "identity")),
+        (
+            ops.gam_channel_gate_backward.default,
+            (y[:1].expand_as(x), x, hidden, *parameters, "sigmoid"),
+        ),
+    ]
+
+
+def scales(x, parameters, dy):
+    """Size of the terms in the parameters' gradients, whose signs cancel."""
+    if x.numel() == 0:
+        return [0.0] * 4
+    w1, b1, w2, _ = parameters
+    d_gate = (dy * x).abs()
+    hidden = torch.relu(torch.einsum("rc,nchw->nrhw", w1, x) + b1.view(-1, 1, 1))
+    d_pre = torch.einsum("cr,nchw->nrhw", w2.abs(), d_gate) * (hidden > 0)
+    return [
+        torch.einsum("nrhw,nchw->rc", d_pre, x.abs()).max(),
+        d_pre.sum((0, 2, 3)).max(),
+        torch.einsum("nchw,nrhw->cr", d_gate, hidden).max(),
+        d_gate.sum((0, 2, 3)).max(),
+    ]
+
+
+def op_with(activation: str) -> Op:
+    return Op(
+        "gam_channel_gate",
+        lambda *tensors: ak.functional.gam_channel_gate(*tensors, activation=activation),
+        lambda *tensors: ak.reference.gam_channel_gate(*tensors, activation),
+        lambda *tensors: eager_gate(*tensors, activation),
+        gam_parameters,
+        opcheck,
+        saved_bytes_per_pixel=0.27 * 64 * 4,  # of 64 channels in float32
+        scales=scales,
+    )
+
+
+class TestGamChannelGate(Contract):
+    op = op_with("identity")
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+    @pytest.mark.parametrize(("channels", "hidden"), [(1, 1), (5, 33), (130, 1), (70, 17), (33, 96)])
+    def test_any_number_of_hidden_units(self, channels, hidden, layout, activation, device):
+        x = make_x((2, channels, 9, 11), torch.float32, layout, device)
+        parameters = [
+            torch.randn(shape, device=device) / shape[-1] ** 0.5
+            for shape in ((hidden, channels), (hidden,), (channels, hidden), (channels,))
+        ]
+        op = op_with(activation)
+        assert_right(op, x, parameters, output_gradient(op, x, parameters))
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+    @pytest.mark.parametrize("shape", [(2, 64, 56, 52), (3, 256, 23, 23), (1, 700, 30, 40)], ids=str)
+    def test_many_tiles(self, shape, layout, activation, device):
+        """Images of many tiles, and sums of many partial gradients: no seam may show."""
+        op = op_with(activation)
+        x = make_x(shape, torch.float32, layout, device)
+        parameters = gam_parameters(shape[1], torch.float32, device)
+        assert_right(op, x, parameters, output_gradient(op, x, parameters))
+
+    def test_nan_spoils_its_pixel_alone(self, device):
+        x = make_x((2, 20, 5, 6), device=device)
+        x[1, 7, 2, 3] = float("nan")
+        y = self.op.fused(x, *gam_parameters(20, torch.float32, device))
+        assert y[1, :, 2, 3].isnan().all()
+        y[1, :, 2, 3] = 0
+        assert y.isfinite().all()
+
+    def test_the_comparison_notices_every_gradient_term(self):
+        """Without either of its terms dx is called wrong; so is a weight's gradient without a pixel."""
+        x = make_x((2, 64, 14, 14), torch.float64)
+        parameters = gam_parameters(64, torch.float64, "cpu")
+        dy = torch.randn_like(x)
+
+        def without_gate_term(x, *p):
+            return x.detach() * self.op.reference(torch.ones_like(x), *p) + 0 * x
+
+        def without_mlp_term(x, *p):
+            y = self.op.reference(x, *p)
+            return x * (y / x).detach() + (y - y.detach()).detach()
+
+        def without_a_pixel(x, *p):
+            y = self.op.reference(x, *p)
+            seen = torch.ones_like(y, dtype=torch.bool)
+            seen[0, :, 3, 3] = False
+            frozen = self.op.reference(x, *(t.detach() for t in p))
+            return torch.where(seen, y, frozen)
+
+        for wrong in (without_gate_term, without_mlp_term, without_a_pixel):
+            with pytest.raises(AssertionError, match="error"):
+                assert_right(self.op, x.float(), [p.float() for p in parameters], dy, wrong)
+
+
+class TestSigmoid:
+    op = op_with("sigmoid")
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_accuracy(self, shape, layout, dtype, device):
+        Contract.test_accuracy(self, shape, layout, dtype, device)
+
+    @pytest.mark.parametrize("check", ["test_gradcheck", "test_gradgradcheck", "test_deterministic"])
+    def test_contract(self, check, device):
+        class Sigmoid(Contract):
+            op = self.op
+
+        getattr(Sigmoid(), check)(device)
+
+    def test_saved_for_backward(self, device):
+        Contract.test_saved_for_backward(self, device)
+
+
+def test_gradient_only_of_x(device):
+    """Frozen parameters, as in feature extraction."""
+    x = make_x((2, 16, 6, 7), torch.float64, device=device)
+    parameters = gam_parameters(16, torch.float64, device)
+    truth = run(ak.reference.gam_channel_gate, x, parameters, downstream=torch.sum)[1][0]
+    x.requires_grad_()
+    ak.functional.gam_channel_gate(x, *parameters).sum().backward()
+    torch.testing.assert_close(x.grad, truth)
+
+
+X = torch.randn(2, 4, 6, 6)
+W1, B1, W2, B2 = torch.ones(2, 4), torch.ones(2), torch.ones(4, 2), torch.ones(4)
+BAD = [
+    (TypeError, "x: expected a torch.Tensor, got list", ([1.0], W1, B1, W2, B2)),
+    (ValueError, r"x: expected a 4-dimensional", (X[0], W1, B1, W2, B2)),
+    (ValueError, r"w1: expected shape \(R, 4\).*got \(2, 3\)", (X, W1[:, :3], B1, W2, B2)),
+    (ValueError, r"w1: .*R of at least 1, got \(0, 4\)", (X, W1[:0], B1[:0], W2[:, :0], B2)),
+    (ValueError, r"w1: .*got \(4,\)", (X, B2, B1, W2, B2)),
+    (ValueError, r"b1: expected shape \(2,\), got \(4,\)", (X, W1, B2, W2, B2)),
+    (ValueError, r"w2: expected shape \(4, 2\), got \(2, 4\)", (X, W1, B1, W1, B2)),
+    (ValueError, r"b2: expected shape \(4,\), got \(2,\)", (X, W1, B1, W2, B1)),
+    (TypeError, "b2: expected a torch.Tensor, got NoneType", (X, W1, B1, W2, None)),
+    (TypeError, "w2: .*got torch.int64", (X, W1, B1, W2.long(), B2)),
+    (ValueError, "w1: expected a tensor on cpu", (X, W1.to("meta"), B1, W2, B2)),
+    (ValueError, "activation: .*identity, sigmoid, got 'tanh'", (X, W1, B1, W2, B2, "tanh")),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "arguments"), BAD, ids=[m for _, m, _ in BAD])
+def test_bad_input(error, message, arguments):
+    with pytest.raises(error, match=message):
+        ak.functional.gam_channel_gate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("gam_channel_gate", (X[0], W1, B1, W2, B2, "identity")),
+        ("gam_channel_gate", (X, W1.double(), B1, W2, B2, "identity")),
+        ("gam_channel_gate", (X, W1.t(), B1, W2, B2, "identity")),
+        ("gam_channel_gate", (X, W1, B1, W2, B2, "tanh")),
+        ("gam_channel_gate_backward", (X[:1], X, X[:, :2], W1, B1, W2, B2, "identity")),
+        ("gam_channel_gate_backward", (X, X, X, W1, B1, W2, B2, "identity")),
+    ],
+)
+def test_direct_callers_of_the_ops_are_stopped_too(name, arguments):
+    with pytest.raises(RuntimeError, match="attn_kernels"):
+        getattr(torch.ops.attn_kernels, name)(*arguments)
