@@ -65,9 +65,16 @@ class TestGamChannelGate(Contract):
         op = op_with(activation)
         assert_right(op, x, parameters, output_gradient(op, x, parameters))
 
-    @pytest.mark.parametrize("activation", ACTIVATIONS)
     @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-    @pytest.mark.parametrize("shape", [(2, 64, 56, 52), (3, 256, 23, 23), (1, 700, 30, 40)], ids=str)
+    @pytest.mark.parametrize(
+        ("shape", "activation"),
+        [
+            ((2, 64, 40, 41), "identity"),
+            ((3, 256, 23, 23), "sigmoid"),
+            ((1, 700, 20, 21), "identity"),
+        ],
+        ids=str,
+    )
     def test_many_tiles(self, shape, layout, activation, device):
         """Images of many tiles, and sums of many partial gradients: no seam may show."""
         op = op_with(activation)

@@ -65,9 +65,9 @@ Tensor empty_strided(const FeatureMap& x, const std::array<int64_t, D>& sizes,
                      const std::array<int64_t, D>& strides, ScalarType dtype) {
   using torch::stable::detail::from, torch::stable::detail::to;
   int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.tensor.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.tensor.get(), &device_type));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(D, sizes.data(), strides.data(),
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(D, sizes.data(), strides.data(),
                                                          to<int32_t>(from(dtype)), device_type,
                                                          x.tensor.get_device_index(), &handle));
   return Tensor(handle);

@@ -113,39 +113,33 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
   return {y, hidden};
 }
 
-// The partials of all units, summed in their order.
+// The partials of all units, summed in their order onto the first.
 template <class T>
 void sum_partials(const GamWeightBackward<T>& a, const Tensor& d_w1, const Tensor& d_b1,
                   const Tensor& d_w2, const Tensor& d_b2) {
   using A = acc_t<T>;
-  const int64_t c = a.problem.c, r = a.problem.r, row = padded(r), units = a.units();
-  const auto sum = [&, stride = a.row()](int64_t at) {
-    double total = 0;
-    for (int64_t unit = 0; unit < units; ++unit) total += a.partials[unit * stride + at];
-    return static_cast<A>(total);
+  const int64_t c = a.problem.c, r = a.problem.r, row = padded(r);
+  const auto sum = [&, units = a.units(), stride = a.row()](int64_t at, int64_t count) {
+    A* total = a.partials + at;
+    for (int64_t unit = 1; unit < units; ++unit)
+      for (int64_t i = 0; i < count; ++i) total[i] += total[unit * stride + i];
+    return total;
   };
   A *w1 = data<A>(d_w1), *b1 = data<A>(d_b1), *w2 = data<A>(d_w2), *b2 = data<A>(d_b2);
-  const auto sum_channels = [&](int64_t begin, int64_t end) {
-    // d_w1 has the channels as columns: written a few rows of whole cache lines at a time.
-    for (int64_t j = 0; j < r; ++j)
-      for (int64_t i = begin; i < end; ++i) w1[j * c + i] = sum(i * row + j);
-    for (int64_t i = begin; i < end; ++i) {
-      for (int64_t j = 0; j < r; ++j) w2[i * r + j] = sum(a.d_w2() + i * row + j);
-      b2[i] = sum(a.d_b2() + i);
-    }
-  };
-  const int64_t blocks = (c + kGamChannels - 1) / kGamChannels;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block)
-      sum_channels(block * kGamChannels, std::min((block + 1) * kGamChannels, c));
+  torch::stable::parallel_for(0, a.blocks(), 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kGamChannels, count = std::min(end * kGamChannels, c) - first;
+    kernels<T>().transpose(sum(first * row, count * row), row, count, r, w1 + first, c);
+    const A* rows = sum(a.d_w2() + first * row, count * row);
+    for (int64_t i = 0; i < count; ++i) std::copy_n(rows + i * row, r, w2 + (first + i) * r);
+    std::copy_n(sum(a.d_b2() + first, count), count, b2 + first);
   });
-  for (int64_t j = 0; j < r; ++j) b1[j] = sum(a.d_b1() + j);
+  std::copy_n(sum(a.d_b1(), r), r, b1);
 }
 
 // Pixels per partial gradient: enough that writing and summing partials is little beside the
 // products they hold.
 int64_t tiles_per_unit(const GamProblem& p) {
-  const int64_t pixels = std::max<int64_t>(1024, 8 * p.r);
+  const int64_t pixels = std::max<int64_t>(2048, 16 * p.r);
   return (pixels + p.tile - 1) / p.tile;
 }
 
@@ -183,8 +177,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     GamWeightBackward<T> weights{
         p,       tiles_per_unit(p),    data<T>(dy),         data<T>(x.tensor),
         da_data, data<A>(hidden_rows), data<A>(d_pre_rows), nullptr};
-    std::vector<A> partials(static_cast<size_t>(weights.units() * weights.row()));
-    weights.partials = partials.data();
+    const Tensor partials = empty(x, std::array{weights.units(), weights.row()}, x.acc_dtype());
+    weights.partials = data<A>(partials);
     run_tasks(kernels<T>().gam_weight_backward, weights, weights.units() * weights.blocks(),
               2 * kGamChannels * p.r * p.tile * weights.tiles_per_unit);
     sum_partials(weights, d_w1, d_b1, d_w2, d_b2);

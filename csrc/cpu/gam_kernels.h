@@ -151,24 +151,38 @@ void gam_backward_tiles(const GamBackward<T>& a, int64_t begin, int64_t end) {
   }
 }
 
-// Sums over the pixels of a tile, one per channel, onto `sums`.
-template <class A, bool kPixelRows>
-void add_pixel_sums(const TileBuffer<A, kPixelRows>& tile, int64_t channels, int64_t count,
-                    A* sums) {
-  if constexpr (kPixelRows) {
-    for (int64_t j = 0; j < channels; j += kLanes<A>) {
+// A matrix in memory or in a tile.
+template <class A>
+struct Rows {
+  const A* data;
+  int64_t stride;
+};
+
+// sums(j) += sum over i < count of rows(i, j), for j < columns, in short partial sums.
+template <class A>
+void add_column_sums(const Rows<A>& rows, int64_t count, int64_t columns, A* sums) {
+  constexpr int64_t kRowsPerSum = 16;
+  for_each_vector<A>(columns, [&](int64_t j, auto lanes) {
+    Vec<A> total{};
+    for (int64_t first = 0; first < count; first += kRowsPerSum) {
       Vec<A> sum{};
-      for (int64_t i = 0; i < count; ++i) sum += load(tile.at(i, j));
-      for_each_vector<A>(std::min<int64_t>(channels - j, kLanes<A>), [&](int64_t, auto lanes) {
-        store_lanes(sums + j, load_lanes(sums + j, lanes) + sum, lanes);
-      });
+      for (int64_t i = first; i < std::min(first + kRowsPerSum, count); ++i)
+        sum += load_lanes(rows.data + i * rows.stride + j, lanes);
+      total += sum;
     }
-  } else {
-    for (int64_t i = 0; i < channels; ++i) {
-      Vec<A> sum{};  // what pads a row of a product of loaded tiles is zero
-      for (int64_t j = 0; j < count; j += kLanes<A>) sum += load(tile.at(i, j));
-      sums[i] += sum_of_lanes<A>(sum);
-    }
+    store_lanes(sums + j, load_lanes(sums + j, lanes) + total, lanes);
+  });
+}
+
+// sums(i) += sum over j < columns of rows(i, j), for i < count.
+template <class A>
+void add_row_sums(const Rows<A>& rows, int64_t count, int64_t columns, A* sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    Vec<A> sum{};
+    for_each_vector<A>(columns, [&](int64_t j, auto lanes) {
+      sum += load_lanes(rows.data + i * rows.stride + j, lanes);
+    });
+    sums[i] += sum_of_lanes<A>(sum);
   }
 }
 
@@ -198,54 +212,59 @@ class GamWeightTask {
     for (int64_t tile = first; tile < last; ++tile) {
       const Pixels at = pixels_of(p_, tile);
       const int64_t rows = (at.n * p_.pixels + at.first) * row_;
-      load_block(at, c, channels);
-      add_product(x_, channels, at.count, a_.d_pre_rows + rows, d_w1);
-      add_product(da_, channels, at.count, a_.hidden_rows + rows, d_w2);
-      add_pixel_sums(da_, channels, at.count, d_b2);
-      if (c == 0) add_row_sums(a_.d_pre_rows + rows, at.count, d_b1);
+      MapTile t = map_tile<kPixelRows>(p_, at, p_.c);
+      t.offset += kPixelRows ? c : c * p_.pixels;
+      (kPixelRows ? t.columns : t.rows) = channels;
+      const Rows<A> x = widened(a_.x, t, x_);
+      const Rows<A> da = a_.da != nullptr ? widened(a_.da, t, da_) : product(x, t);
+      add_product(x, channels, at.count, a_.d_pre_rows + rows, d_w1);
+      add_product(da, channels, at.count, a_.hidden_rows + rows, d_w2);
+      kPixelRows ? add_column_sums(da, t.rows, t.columns, d_b2)
+                 : add_row_sums(da, t.rows, t.columns, d_b2);
+      if (c == 0) add_column_sums({a_.d_pre_rows + rows, row_}, at.count, p_.r, d_b1);
     }
   }
 
  private:
+  using Tile = TileBuffer<A, kPixelRows>;
+
   int64_t block() const { return std::min(kGamChannels, p_.c); }
 
-  // x and da of channels [c, c + channels).
-  void load_block(const Pixels& at, int64_t c, int64_t channels) {
-    MapTile t = map_tile<kPixelRows>(p_, at, p_.c);
-    t.offset += kPixelRows ? c : c * p_.pixels;
-    (kPixelRows ? t.columns : t.rows) = channels;
-    x_.load_from(a_.x, t);
-    if (a_.da != nullptr) return da_.load_from(a_.da, t);
-    for (int64_t i = 0; i < t.rows; ++i) {
-      const T* dy = a_.dy + t.offset + i * t.stride;
-      for_each_vector<A>(t.columns, [&](int64_t j, auto lanes) {
-        store(da_.at(i, j), load_lanes(dy + j, lanes) * load(x_.at(i, j)));
-      });
+  // A block of a map: where it lies, if it is of the accumulate type, else in a tile.
+  template <class U>
+  Rows<A> widened(const U* map, const MapTile& t, Tile& tile) {
+    if constexpr (std::is_same_v<U, A>) {
+      return {map + t.offset, t.stride};
+    } else {
+      tile.load_from(map, t);
+      return {tile.data.get(), tile.stride};
     }
   }
 
-  // sum(c, r) += sum over pixels of tile(c, pixel) * rows(pixel, r).
-  void add_product(const TileBuffer<A, kPixelRows>& tile, int64_t channels, int64_t count,
-                   const A* rows, A* sum) {
-    const Operand<A> left{tile.data.get(), kPixelRows ? 1 : tile.stride,
-                          kPixelRows ? tile.stride : 1};
-    gemm(channels, p_.r, count, left, rows, row_, [&](int64_t i, int64_t j, V v) {
-      store(sum + i * row_ + j, load(sum + i * row_ + j) + v);
-    });
+  // da = dy * x
+  Rows<A> product(const Rows<A>& x, const MapTile& t) {
+    for (int64_t i = 0; i < t.rows; ++i) {
+      const T* dy = a_.dy + t.offset + i * t.stride;
+      for_each_vector<A>(t.columns, [&](int64_t j, auto lanes) {
+        const V v = load_lanes(x.data + i * x.stride + j, lanes);
+        store(da_.at(i, j), load_lanes(dy + j, lanes) * v);
+      });
+    }
+    return {da_.data.get(), da_.stride};
   }
 
-  void add_row_sums(const A* rows, int64_t count, A* sums) {
-    for_each_vector<A>(p_.r, [&](int64_t j, auto lanes) {
-      V sum{};
-      for (int64_t i = 0; i < count; ++i) sum += load(rows + i * row_ + j);
-      store_lanes(sums + j, load_lanes(sums + j, lanes) + sum, lanes);
+  // sum(c, r) += sum over pixels of block(c, pixel) * rows(pixel, r).
+  void add_product(const Rows<A>& block, int64_t channels, int64_t count, const A* rows, A* sum) {
+    const Operand<A> left{block.data, kPixelRows ? 1 : block.stride, kPixelRows ? block.stride : 1};
+    gemm(channels, p_.r, count, left, rows, row_, [&](int64_t i, int64_t j, V v) {
+      store(sum + i * row_ + j, load(sum + i * row_ + j) + v);
     });
   }
 
   const GamWeightBackward<T>& a_;
   const GamProblem& p_;
   const int64_t row_;
-  TileBuffer<A, kPixelRows> x_, da_;
+  Tile x_, da_;
 };
 
 // ---- The table's entries ------------------------------------------------------------------------

@@ -124,8 +124,7 @@ ATTN_INLINE void transpose_rounds(Vec<A> (&v)[kLanes<A>]) {
   }
 }
 
-// to(j, i) = from(i, j) for i < rows, j < columns. Rows of `from` may end with their last value;
-// rows of `to` have padding.
+// to(j, i) = from(i, j) for i < rows, j < columns.
 template <class A>
 void transpose(const A* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
                int64_t to_stride) {
@@ -137,9 +136,10 @@ void transpose(const A* from, int64_t from_stride, int64_t rows, int64_t columns
       for (int r = 0; r < L; ++r)
         v[r] = load_lanes(from + std::min<int64_t>(i + r, rows - 1) * from_stride + j, lanes);
       transpose_rounds<1, A>(v);
-#pragma GCC unroll 16
-      for (int r = 0; r < L; ++r)
-        if (r < lanes) store(to + (j + r) * to_stride + i, v[r]);
+      for (int r = 0; r < lanes; ++r) {
+        A* row = to + (j + r) * to_stride + i;
+        rows - i >= L ? store(row, v[r]) : store(row, v[r], rows - i);
+      }
     });
   }
 }

@@ -152,7 +152,7 @@ struct GamWeightBackward {
 
 // A channels_last map is one long image. Partial gradients belong to units: an image in NCHW, else
 // so many pixels.
-constexpr int64_t kScaleGatePixels = 256;
+constexpr int64_t kScaleGatePixels = 64;
 struct ScaleGateProblem {
   int64_t n, c, pixels;
   bool channels_last;
