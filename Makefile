@@ -1,4 +1,5 @@
-# make run | test | lint | build | gpu-check; see README.md and CONTRIBUTING.md.
+# make run | test | lint | bench | build | format | readme-table | gpu-check: see README.md and
+# CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,13 +12,27 @@ NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-ru
 FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 FAIL = { echo "$(1)" >&2; exit 1; }
 
-.PHONY: run test lint build gpu-check format clean
+# On a machine with a GPU: where the results folder goes.
+GPU_CHECK_OUT ?= out/gpu-check
+
+.PHONY: run test lint bench readme-table build gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/nvcc
 	$(BIN)/python -m pytest
+
+bench: build
+	$(BIN)/python -m attn_kernels bench --minutes 5
+
+# Fills README.md's results from benchmarks/results.
+readme-table: $(VENV)/packages
+	$(BIN)/python -m benchmarks.readme_table
+
+# Needs no network and makes no environment: PYTHON as it is, built in place.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py --out $(GPU_CHECK_OUT)
 
 lint: $(VENV)/packages
 	$(BIN)/ruff check .

@@ -35,8 +35,7 @@ def cuda_library():
     return CppExtension(
         "attn_kernels._cuda",
         sources("cuda/*.cu"),
-        include_dirs=[str(Path(CUDA_HOME) / "include")],
-        library_dirs=[str(Path(CUDA_HOME) / "lib64")],
+        library_dirs=[str(path.parent) for path in cuda_runtimes()],
         # By name: what is loaded with RTLD_LOCAL does not see libraries that others have loaded.
         libraries=["torch_cuda", "cudart_static", "rt", "dl"],
         extra_link_args=["-Wl,--no-as-needed"],
@@ -52,6 +51,12 @@ def cuda_library():
         },
         py_limited_api=True,
     )
+
+
+def cuda_runtimes() -> list[Path]:
+    """The static CUDA runtime, wherever this toolkit keeps it."""
+    places = ("lib64", "lib", "targets/*/lib", "cuda/lib64")
+    return [p for place in places for p in Path(CUDA_HOME).glob(f"{place}/libcudart_static.a")]
 
 
 def libraries() -> list:

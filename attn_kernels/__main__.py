@@ -53,6 +53,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _bench(arguments: list[str]) -> int:
     if importlib.util.find_spec("benchmarks") is None:
         return _fail("bench: run it in a checkout of attn-kernels, where benchmarks/ is")
+    needed = ("rich", "pandas", "matplotlib")
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        return _fail(f"bench: needs {', '.join(absent)}: `pip install attn-kernels[bench]`")
     from benchmarks.cli import main as bench
 
     return bench(arguments)

@@ -200,8 +200,8 @@ def scale_gate(
         x, a = x.to(dtype), a.to(dtype)
     if backend_for("scale_gate", x) == "reference":
         return reference.scale_gate(x, a, scale, shift)
-    x, scale, shift = _prepared(x, scale, shift)
-    return _apply(autograd.ScaleGate, ops.scale_gate, x, a, scale, shift)
+    dense, *affine = _prepared(x, scale, shift)
+    return _apply(autograd.ScaleGate, ops.scale_gate, dense, a, *affine)
 
 
 def _prepared(x: torch.Tensor, *parameters: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

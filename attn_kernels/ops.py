@@ -6,6 +6,8 @@ checked. The accumulate dtype is float64 for float64 maps and float32 for all ot
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,7 +88,7 @@ def _scale_gate_backward(dy, x, a, scale, shift):
     return _empty_like(x), _empty_like(x), torch.empty_like(scale), torch.empty_like(shift)
 
 
-_FAKE_KERNELS = {
+_FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
     "spatial_gate": _spatial_gate,
@@ -110,9 +112,8 @@ _TRITON_KERNELS = (
 
 def _triton_kernel(name: str):
     def kernel(*args):
-        import triton_ops
-
-        return getattr(triton_ops, name)(*args)
+        module = importlib.import_module(f"triton_ops.{name.removesuffix('_backward')}")
+        return getattr(module, name)(*args)
 
     return kernel
 

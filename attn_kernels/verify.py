@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 from . import functional, reference
 from .accuracy import FORWARD, GRADIENT, Verdict, judge
 from .backends import DTYPES, backend_for
+from .checks import ACTIVATIONS
 
 # (N, C, H, W): odd, tiny, wide, deep, and one that no cache line divides.
 SHAPES = ((2, 64, 28, 28), (1, 3, 17, 31), (3, 1, 1, 1), (1, 130, 1, 65), (2, 257, 7, 7))
@@ -33,6 +35,21 @@ OPS = (
         Op(f"{name} {k}x{k}", getattr(functional, name), getattr(reference, name), shapes)
         for name in ("spatial_attention", "spatial_gate")
         for k, shapes in ((k, lambda c, k=k: [(1, 2, k, k), (1,)]) for k in (3, 5, 7))
+    ),
+    *(
+        Op(
+            f"gam_channel_gate {activation}",
+            partial(functional.gam_channel_gate, activation=activation),
+            partial(reference.gam_channel_gate, activation=activation),
+            lambda c: [(-(-c // 4), c), (-(-c // 4),), (c, -(-c // 4)), (c,)],
+        )
+        for activation in ACTIVATIONS
+    ),
+    Op(
+        "scale_gate",
+        lambda x, *affine: functional.scale_gate(x, x.flip(1), *affine),
+        lambda x, *affine: reference.scale_gate(x, x.flip(1), *affine),
+        lambda c: [(c,), (c,)],
     ),
 )
 

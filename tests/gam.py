@@ -37,7 +37,9 @@ def channel_shuffle(x, groups):
 class EagerGAM(nn.Module):
     """The widely copied module, with the light variant's groups and shuffle."""
 
-    def __init__(self, channels, out_channels, rate=4, groups=1, shuffle=False, activation="identity"):
+    def __init__(
+        self, channels, out_channels, rate=4, groups=1, shuffle=False, activation="identity"
+    ):
         super().__init__()
         hidden = channels // rate
         self.channel_attention = nn.Sequential(

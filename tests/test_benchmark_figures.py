@@ -33,6 +33,16 @@ def test_speedups_and_distance_to_the_limit(tmp_path):
     assert comparison.speedup("ours-cpu", "timm") is None
 
 
+def test_shortfalls_are_listed(tmp_path):
+    fast = results.read(results_file(tmp_path / "a", ours_cpu=10, eager=40, copy=8))
+    assert compare.shortfalls(fast) == []
+    frame = results.read(results_file(tmp_path / "b", ours_cpu=30, eager=40, compile=25, copy=8))
+    (line,) = compare.shortfalls(frame)
+    assert line.startswith("spatial_gate fwd float32 2x8x6x5 nchw plain warm: compile is 1.20x")
+    frame["limit_bytes"] = frame["moved_bytes"] = compare.MINIMUM_BYTES
+    assert compare.shortfalls(frame)[1].endswith(": ours-cpu at 27% of the limit")
+
+
 def test_noise_is_said(tmp_path):
     path = results_file(tmp_path / "a", ours_cpu=10, eager=40)
     frame = results.read(path)
@@ -49,7 +59,7 @@ def test_roofline_needs_maps_that_leave_the_cache(tmp_path):
     frame = results.read(results_file(tmp_path, ours_cpu=10, eager=40, copy=8))
     drawn = {path.name for path in plots.draw(frame, tmp_path)}
     assert drawn == {"speedup.png", "speedup.svg"}
-    frame["limit_bytes"] = plots.MINIMUM_BYTES
+    frame["limit_bytes"] = compare.MINIMUM_BYTES
     drawn = {path.name for path in plots.draw(frame, tmp_path)}
     assert drawn == {"speedup.png", "speedup.svg", "roofline.png", "roofline.svg"}
 

@@ -21,7 +21,7 @@ C = 32
 
 
 def pair(variant="plain", activation="identity", dtype=torch.float64, rate=4):
-    """Our module and the published one with the same state, whose statistics are not the initial."""
+    """Our module and the published one in the same state, not the initial one."""
     options = VARIANTS[variant]
     out_channels, groups = options.get("out_channels", C), options.get("groups", 1)
     shuffle = options.get("shuffle", False)
@@ -43,7 +43,8 @@ def train_step(module, x, gradient):
     module.zero_grad()
     y = module(x)
     y.backward(gradient)
-    return y.detach(), x.grad, {n: p.grad for n, p in module.named_parameters()}, module.state_dict()
+    gradients = {name: p.grad for name, p in module.named_parameters()}
+    return y.detach(), x.grad, gradients, module.state_dict()
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -92,11 +93,12 @@ def test_batch_statistics_in_bfloat16():
 @pytest.mark.parametrize("momentum", [0.3, None])
 def test_momentum(momentum):
     ours, eager = pair()
+    batches = torch.randn(3, 2, C, 5, 6, dtype=torch.float64)
     for module in (ours, eager):
         module.spatial_attention[4].momentum = momentum
         module.spatial_attention[4].num_batches_tracked.fill_(0)
-        for _ in range(3):
-            module(torch.randn(2, C, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+        for x in batches:
+            module(x)
     torch.testing.assert_close(ours.state_dict(), eager.state_dict(), rtol=1e-9, atol=1e-10)
 
 
@@ -206,7 +208,7 @@ def test_copies():
         ("rate: .*got 0", {"rate": 0}),
         (r"groups: expected a divisor of in_channels \(32\), got 5", {"groups": 5}),
         (r"groups: expected a divisor of in_channels // rate \(8\), got 16", {"groups": 16}),
-        (r"groups: expected a divisor of out_channels \(1\), got 4", {"groups": 4, "out_channels": 1}),
+        (r"groups: .*of out_channels \(1\), got 4", {"groups": 4, "out_channels": 1}),
         ("activation: expected one of identity, sigmoid, got 'relu'", {"activation": "relu"}),
     ],
 )

@@ -1,11 +1,15 @@
 """What `make gpu-check` is made of, as far as it shows without a GPU."""
 
+import dataclasses
+import json
 import sys
 
 import pytest
+import torch
 
-from benchmarks import gpu_check, ncu, runner, stages
+from benchmarks import gpu_check, ncu, ncu_target, runner, sanitize, stages
 from benchmarks.cases import Setup
+from benchmarks.ops import OPS
 
 MIB = 1 << 20
 
@@ -149,6 +153,13 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
     assert "no NVIDIA GPU here" in capsys.readouterr().err
 
 
+def test_what_the_sanitizer_watches_runs(monkeypatch, capsys):
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    sanitize.main()
+    assert f"{len(OPS)} ops ran" in capsys.readouterr().out
+
+
 # ---- DRAM counters -----------------------------------------------------------------------------
 
 REPORT = f'''==PROF== Connected to process 1
@@ -184,3 +195,36 @@ def test_traffic_rows_set_counters_beside_the_model(tmp_path, monkeypatch):
     lines = (tmp_path / "new" / ncu.FILE_NAME).read_text().splitlines()
     assert lines[0].startswith("op,provider,mode,dtype,shape,layout,kernels,read_bytes")
     assert lines[1].startswith("spatial_gate,eager,fwd,float32,1x64x64x64,nchw,2,2097152,1048576")
+
+
+def test_the_profiled_program_marks_each_case_and_labels_it(tmp_path, monkeypatch):
+    trace = []
+
+    class Evictor:
+        def __call__(self):
+            trace.append("evict")
+
+        def mark(self):
+            trace.append("mark")
+
+    setup = Setup("channel_pool", (1, 4, 3, 3), "float32")
+    monkeypatch.setattr(ncu_target, "Evictor", Evictor)
+    inputs = runner.inputs_of(setup, "cpu")
+    monkeypatch.setattr(ncu_target, "inputs_of", lambda setup, device: inputs)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: trace.append("wait"))
+    monkeypatch.setattr(torch.cuda.profiler, "start", lambda: trace.append("start"))
+    monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: trace.append("stop"))
+    request, labels = tmp_path / "request.json", tmp_path / "labels.jsonl"
+    asked = {
+        "setups": [dataclasses.asdict(setup)],
+        "modes": ["fwd", "bwd"],
+        "providers": ["eager", "copy"],
+    }
+    request.write_text(json.dumps(asked))
+    ncu_target.main(str(request), str(labels))
+    once = ["evict", "wait", "start", "mark", "mark", "evict", "wait", "stop"]
+    assert trace == once * 4
+    found = [json.loads(line) for line in labels.read_text().splitlines()]
+    cases = [(label["mode"], label["provider"]) for label in found]
+    assert cases == [("fwd", "eager"), ("fwd", "copy"), ("bwd", "eager"), ("bwd", "copy")]
+    assert all(Setup(**f["setup"] | {"shape": tuple(f["setup"]["shape"])}) == setup for f in found)

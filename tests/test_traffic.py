@@ -1,5 +1,7 @@
 """The traffic model of the benchmarks, held against what can be counted without a GPU."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -123,3 +125,11 @@ def test_saved_bytes_are_what_the_model_says(op, provider, dtype):
 
 def test_in_maps():
     assert traffic.in_maps(3 * X, SHAPE, torch.float32) == 3
+
+
+def test_the_readme_shows_the_model():
+    readme = (Path(traffic.__file__).parent / "README.md").read_text()
+    for op, models in traffic.MODELS.items():
+        counts = [models[who](MAPS_ONLY) for who in ("limit", "ours", "compile", "eager")]
+        cells = [f"{count.fwd / 100:g} / {count.bwd / 100:g}" for count in counts]
+        assert f"| {op} | {' | '.join(cells)} |" in readme

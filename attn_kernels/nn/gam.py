@@ -1,3 +1,5 @@
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -32,7 +34,7 @@ class GAMChannelGate(nn.Sequential):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, _, second = self
+        first, second = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
         return functional.gam_channel_gate(
             x, first.weight, first.bias, second.weight, second.bias, self.activation
         )
@@ -139,31 +141,28 @@ def batch_norm_affine(norm: nn.BatchNorm2d, a: torch.Tensor) -> tuple[torch.Tens
     as norm(a) would.
     """
     acc = acc_dtype(a)
-    if norm.training or norm.running_mean is None:
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        count = a.numel() // a.shape[1]
+        if norm.training and count == 1:
+            raise ValueError("x: expected more than one value per channel when training, got one")
         var, mean = BatchStatistics.run(a)
         if norm.training and norm.track_running_stats:
-            update_running_statistics(norm, var.detach(), mean.detach(), a.numel() // a.shape[1])
+            # The running variance is unbiased.
+            update_running(norm, mean.detach(), var.detach() * (count / (count - 1)))
     else:
         var, mean = norm.running_var.to(acc), norm.running_mean.to(acc)
     scale = torch.rsqrt(var + norm.eps)
-    if norm.weight is not None:
+    if norm.affine:
         scale = scale * norm.weight.to(acc)
     shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.to(acc)
+    return scale, shift + norm.bias.to(acc) if norm.affine else shift
 
 
-def update_running_statistics(
-    norm: nn.BatchNorm2d, var: torch.Tensor, mean: torch.Tensor, count: int
-) -> None:
-    """As nn.BatchNorm2d: the running variance is unbiased, momentum=None is the plain average."""
-    if count == 1:
-        raise ValueError("x: expected more than one value per channel when training")
-    norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 1.0 / norm.num_batches_tracked.to(mean.dtype)
-    for running, batch in (
-        (norm.running_mean, mean),
-        (norm.running_var, var * (count / (count - 1))),
-    ):
-        running.add_((batch - running) * momentum)
+def update_running(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor) -> None:
+    """As nn.BatchNorm2d: a moving average, or the plain one where momentum is None."""
+    batches = cast(torch.Tensor, norm.num_batches_tracked)
+    batches.add_(1)
+    share = 1 / batches.to(mean.dtype) if norm.momentum is None else norm.momentum
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, var)):
+        if running is not None:
+            running.add_((batch - running) * share)

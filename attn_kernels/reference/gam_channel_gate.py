@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from .precision import widened
+from .precision import widened, without_autocast
 
 
 def gam_channel_gate(
@@ -15,8 +15,7 @@ def gam_channel_gate(
     """``x * activation(w2 @ relu(w1 @ x + b1) + b2)`` per pixel, rounded once, in x's dtype."""
     wide = widened(x)
     w1, b1, w2, b2 = (p.to(wide.dtype) for p in (w1, b1, w2, b2))
-    # Without autocast: the contract says float32, and autocast would narrow the products.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         hidden = torch.relu(F.linear(wide.permute(0, 2, 3, 1), w1, b1))
         gate = F.linear(hidden, w2, b2).permute(0, 3, 1, 2)
     if activation == "sigmoid":

@@ -10,7 +10,7 @@ def spatial_gate(
     *,
     return_map: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """``x * spatial_attention(x, weight, bias)``, rounded once, in x's dtype; (y, map) if wanted."""
+    """``x * spatial_attention(x, weight, bias)`` in x's dtype, rounded once; or (y, map)."""
     map = attention_map(x, weight, bias)
     y = (x * map).to(x.dtype)
     return (y, map.detach().to(x.dtype)) if return_map else y

@@ -113,7 +113,8 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
   return {y, hidden};
 }
 
-// The partials of all units, summed in their order onto the first.
+// The partials of all units, summed in their order onto the first. An empty batch has one unit,
+// too.
 template <class T>
 void sum_partials(const GamWeightBackward<T>& a, const Tensor& d_w1, const Tensor& d_b1,
                   const Tensor& d_w2, const Tensor& d_b2) {
@@ -177,9 +178,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     GamWeightBackward<T> weights{
         p,       tiles_per_unit(p),    data<T>(dy),         data<T>(x.tensor),
         da_data, data<A>(hidden_rows), data<A>(d_pre_rows), nullptr};
-    const Tensor partials = empty(x, std::array{weights.units(), weights.row()}, x.acc_dtype());
+    const int64_t units = std::max<int64_t>(weights.units(), 1);
+    const Tensor partials = empty(x, std::array{units, weights.row()}, x.acc_dtype());
     weights.partials = data<A>(partials);
-    run_tasks(kernels<T>().gam_weight_backward, weights, weights.units() * weights.blocks(),
+    run_tasks(kernels<T>().gam_weight_backward, weights, units * weights.blocks(),
               2 * kGamChannels * p.r * p.tile * weights.tiles_per_unit);
     sum_partials(weights, d_w1, d_b1, d_w2, d_b2);
   });

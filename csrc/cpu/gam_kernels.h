@@ -136,9 +136,8 @@ void gam_backward_tiles(const GamBackward<T>& a, int64_t begin, int64_t end) {
     mix(a.w2_back, p.r, p.c, at.count, x, [&](int64_t i, int64_t j, V v) {
       store(d_pre.at(i, j), load(hidden.at(i, j)) <= 0 ? V{} : v);
     });
-    mix(a.w1_back, p.c, p.r, at.count, d_pre, [&](int64_t i, int64_t j, V v) {
-      put(a.dx, wide, i, j, load(dy.at(i, j)) + v);
-    });
+    mix(a.w1_back, p.c, p.r, at.count, d_pre,
+        [&](int64_t i, int64_t j, V v) { put(a.dx, wide, i, j, load(dy.at(i, j)) + v); });
     A* hidden_rows = a.hidden_rows + (at.n * p.pixels + at.first) * row;
     A* d_pre_rows = a.d_pre_rows + (at.n * p.pixels + at.first) * row;
     if constexpr (kPixelRows) {

@@ -71,9 +71,14 @@ void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand<A>& a, con
                             b_stride, finish);
       };
       switch (width) {
-        case 1: block(std::integral_constant<int, 1>{}); break;
-        case 2: block(std::integral_constant<int, 2>{}); break;
-        default: block(std::integral_constant<int, kBlockVectors>{});
+        case 1:
+          block(std::integral_constant<int, 1>{});
+          break;
+        case 2:
+          block(std::integral_constant<int, 2>{});
+          break;
+        default:
+          block(std::integral_constant<int, kBlockVectors>{});
       }
     }
     j += width;
@@ -87,14 +92,13 @@ template <class T>
 void load_tile(const T* from, int64_t from_stride, int64_t rows, int64_t columns, acc_t<T>* tile,
                int64_t stride) {
   for (int64_t i = 0; i < rows; ++i, from += from_stride, tile += stride) {
-    for_each_vector<acc_t<T>>(columns, [&](int64_t j, auto lanes) {
-      store(tile + j, load_lanes(from + j, lanes));
-    });
+    for_each_vector<acc_t<T>>(
+        columns, [&](int64_t j, auto lanes) { store(tile + j, load_lanes(from + j, lanes)); });
   }
 }
 
-// Half of the lanes of a and of b: lane i of the result is lane i of one, or lane i -/+ kStep of the
-// other. Log2(lanes) rounds of these on all pairs of rows transpose a square block.
+// Half of the lanes of a and of b: lane i of the result is lane i of one, or lane i -/+ kStep of
+// the other. Log2(lanes) rounds of these on all pairs of rows transpose a square block.
 template <int kStep, bool kUpper, class A, int... kLane>
 ATTN_INLINE Vec<A> exchange(Vec<A> a, Vec<A> b, std::integer_sequence<int, kLane...>) {
   constexpr int L = kLanes<A>;

@@ -1,0 +1,105 @@
+"""Who does the work: ours by backend, eager PyTorch, torch.compile, peers, a copy of x."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+import attn_kernels as ak
+from attn_kernels.backends import BACKENDS, backend_for, why_not
+
+from .ops import Inputs, Op
+
+Function = Callable[..., torch.Tensor]
+
+COPY = "copy"
+EAGER = "eager"
+OURS = "ours"
+NAMES = (OURS, EAGER, "compile", "compile-max-autotune", "timm", "reference", COPY)
+DEFAULT_AGAINST = (EAGER, "compile", "timm")
+
+
+class MissingError(Exception):
+    """This provider is not there, or has no such op; the message says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Provider:
+    """fn(x, *parameters) -> y, to be called inside context()."""
+
+    name: str
+    fn: Function
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+    @property
+    def is_copy(self) -> bool:
+        return self.name == COPY
+
+
+def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
+    """The providers behind one of NAMES: several for `ours`, one for any other; or MissingError."""
+    if name == OURS:
+        return ours(op, inputs)
+    if name == "reference":
+        reference = getattr(ak.reference, op.name)
+        return [Provider(name, reference)]
+    if name == "compile":
+        return [Provider(name, torch.compile(op.eager, dynamic=False))]
+    if name == "compile-max-autotune":
+        # Without inductor's own CUDA graphs: graph replay is measured alike for everybody.
+        options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False}
+        return [Provider(name, torch.compile(op.eager, **options))]
+    if name == "timm":
+        return [Provider(name, timm_layer(op, inputs))]
+    if name == COPY:
+        return [Provider(name, lambda x, *parameters: x.clone())]
+    return [Provider(name, op.eager)]
+
+
+def ours(op: Op, inputs: Inputs) -> list[Provider]:
+    """One provider for each compiled backend that serves the op on x's device."""
+    function = getattr(ak.functional, op.name)
+    best = backend_for(op.name, inputs.x)
+    found, reasons = [], []
+    for backend in BACKENDS:
+        if backend == "reference":
+            continue
+        if backend == best:  # not forced: forcing costs host time that users don't pay
+            found.append(Provider(f"{OURS}-{backend}", function))
+            continue
+        reason = why_not(backend)
+        if reason is None:
+            try:
+                with ak.use_backend(backend):
+                    backend_for(op.name, inputs.x)
+            except ValueError as error:
+                reason = str(error)
+            else:
+                found.append(
+                    Provider(
+                        f"{OURS}-{backend}", function, lambda chosen=backend: ak.use_backend(chosen)
+                    )
+                )
+        reasons.append(f"{backend}: {reason}")
+    if not found:
+        raise MissingError("; ".join(reasons))
+    return found
+
+
+def timm_layer(op: Op, inputs: Inputs) -> Function:
+    """timm's layer of the same gate, without its batch norm, so that it is the same function."""
+    if op.name != "spatial_gate":
+        raise MissingError(f"timm has no layer for {op.name}")
+    try:
+        from timm.layers.cbam import SpatialAttn
+    except ImportError as error:
+        raise MissingError(f"timm does not import ({error}); `pip install timm`") from error
+
+    (weight,) = inputs.parameters
+    layer = SpatialAttn(kernel_size=weight.shape[-1])
+    layer.conv.conv.weight = weight
+    layer.conv.bn = torch.nn.Identity()
+    return lambda x, weight: layer(x)

@@ -1,0 +1,34 @@
+"""What compute-sanitizer watches: every op, forward and backward, on small odd maps.
+
+`compute-sanitizer --tool memcheck|racecheck python -m benchmarks.sanitize`. Only kernels of ours
+run on the device: inputs are made on the CPU.
+"""
+
+import itertools
+
+import torch
+
+import attn_kernels as ak
+
+from .cases import DTYPES, LAYOUTS
+from .ops import OPS, make_inputs
+
+# Nothing divides a tile; one map of few pixels and many channels; one that takes wide loads.
+SHAPES = ((2, 5, 9, 11), (1, 67, 7, 7), (2, 32, 16, 16))
+DTYPE_NAMES = ("float32", "float16")
+
+
+def main() -> None:
+    for op, shape, dtype, layout in itertools.product(
+        OPS.values(), SHAPES, DTYPE_NAMES, LAYOUTS.values()
+    ):
+        inputs = make_inputs(op, shape, DTYPES[dtype], layout, "cpu")
+        tensors = [t.detach().cuda().requires_grad_() for t in inputs.tensors]
+        y = getattr(ak.functional, op.name)(*tensors)
+        torch.autograd.grad(y, tensors, inputs.dy.cuda())
+    torch.cuda.synchronize()
+    print(f"{len(OPS)} ops ran forward and backward")
+
+
+if __name__ == "__main__":
+    main()
