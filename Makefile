@@ -21,7 +21,7 @@ run: build
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/nvcc
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: build
 	$(BIN)/python -m attn_kernels bench --minutes 5

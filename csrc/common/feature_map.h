@@ -68,8 +68,8 @@ Tensor empty_strided(const FeatureMap& x, const std::array<int64_t, D>& sizes,
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.tensor.get(), &device_type));
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(D, sizes.data(), strides.data(),
-                                                         to<int32_t>(from(dtype)), device_type,
-                                                         x.tensor.get_device_index(), &handle));
+                                                  to<int32_t>(from(dtype)), device_type,
+                                                  x.tensor.get_device_index(), &handle));
   return Tensor(handle);
 }
 

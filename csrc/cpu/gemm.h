@@ -23,12 +23,18 @@ struct Operand {
   int64_t row, column;
 };
 
-// Rows [i, i + rows) and kVectors vectors from column j on of a @ b, for `finish`.
-template <int kVectors, class A, class Finish>
-void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand<A>& a, const A* b,
-                int64_t b_stride, const Finish& finish) {
+// A block of the result on its way from the registers to an epilogue.
+template <class A>
+using Block = Vec<A>[kBlockRows][kBlockVectors];
+
+// Rows [i, i + rows) and kVectors vectors from column j on of a @ b. Not inlined: it is all of the
+// arithmetic and the same for every epilogue, which finds the block in the L1 cache.
+template <int kVectors, class A>
+__attribute__((noinline)) void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth,
+                                          const Operand<A>& a, const A* b, int64_t b_stride,
+                                          Block<A>& block) {
   constexpr int L = kLanes<A>;
-  // A block that sticks out below works on its last row several times and stores it once.
+  // A block that sticks out below works on its last row several times.
   const A* row[kBlockRows];
   Vec<A> sum[kBlockRows][kVectors] = {};
 #pragma GCC unroll 8
@@ -48,10 +54,8 @@ void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kBlockRows; ++r) {
-    if (r < rows) {
 #pragma GCC unroll 3
-      for (int v = 0; v < kVectors; ++v) finish(i + r, j + v * L, sum[r][v]);
-    }
+    for (int v = 0; v < kVectors; ++v) block[r][v] = sum[r][v];
   }
 }
 
@@ -60,26 +64,21 @@ void gemm_block(int64_t i, int64_t rows, int64_t j, int64_t depth, const Operand
 template <class A, class Finish>
 void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand<A>& a, const A* b,
           int64_t b_stride, const Finish& finish) {
-  const int64_t end = (columns + kLanes<A> - 1) / kLanes<A>;
+  constexpr int L = kLanes<A>;
+  const int64_t end = (columns + L - 1) / L;
+  Block<A> block;
   for (int64_t j = 0; j < end;) {
     const int64_t left = end - j;
     // Four vectors are two and two: a block of one has too few accumulators to hide latency.
     const int64_t width = left == kBlockVectors + 1 ? 2 : std::min<int64_t>(left, kBlockVectors);
+    const auto product = width == 1   ? gemm_block<1, A>
+                         : width == 2 ? gemm_block<2, A>
+                                      : gemm_block<kBlockVectors, A>;
     for (int64_t i = 0; i < rows; i += kBlockRows) {
-      const auto block = [&](auto vectors) {
-        gemm_block<vectors>(i, std::min<int64_t>(rows - i, kBlockRows), j * kLanes<A>, depth, a, b,
-                            b_stride, finish);
-      };
-      switch (width) {
-        case 1:
-          block(std::integral_constant<int, 1>{});
-          break;
-        case 2:
-          block(std::integral_constant<int, 2>{});
-          break;
-        default:
-          block(std::integral_constant<int, kBlockVectors>{});
-      }
+      const int64_t count = std::min<int64_t>(rows - i, kBlockRows);
+      product(i, count, j * L, depth, a, b, b_stride, block);
+      for (int64_t r = 0; r < count; ++r)
+        for (int64_t v = 0; v < width; ++v) finish(i + r, (j + v) * L, block[r][v]);
     }
     j += width;
   }
