@@ -1,4 +1,8 @@
-// The choice of instruction set, at run time and once.
+// The choice of instruction set, at run time and once: the best that the machine has, or a lesser
+// one by PyTorch's own variable, ATEN_CPU_CAPABILITY=default or avx2.
+#include <cstdlib>
+#include <string_view>
+
 #include "kernels.h"
 
 namespace attn_kernels {
@@ -24,8 +28,11 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 Isa detect() {
 #if defined(__x86_64__)
+  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view most = variable != nullptr ? variable : "";
+  if (most == "default") return Isa::kBaseline;
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if (most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return Isa::kAvx512;
   // Every x86 processor with AVX2 and FMA has F16C and BMI2.
