@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint .ci/constraints.txt
 LOG := build/setup.log
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 # NVIDIA's compiler, for machines that have none: the tests compile every CUDA kernel.
@@ -21,7 +21,7 @@ run: build
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/nvcc
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 bench: build
 	$(BIN)/python -m attn_kernels bench --minutes 5

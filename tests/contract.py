@@ -106,7 +106,7 @@ class Contract:
         parameters = parameters_like(self.op, x)
         assert_right(self.op, x, parameters, output_gradient(self.op, x, parameters))
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
     @given(
         shape=st.tuples(
             st.integers(0, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20)

@@ -55,18 +55,19 @@ void stencil(const Plane<A> (&in)[2], int64_t j, int runtime_k, const A* weight,
   constexpr int64_t kStep = kUnroll * kLanes<A>;
   // The last step may run past `count`: planes and `out` have room for it.
   for (int64_t q = 0; q < count; q += kStep) {
-    Vec<A> sum[kUnroll];
-    for (auto& s : sum) s = broadcast(bias);
+    Vec<A> sum[kUnroll] = {};
     const A* tap = weight;
     for (int i = 0; i < 2; ++i) {
       for (int ky = 0; ky < k; ++ky) {
         const A* p = in[i].at(j) + ky * stride + q;
+        Vec<A> row[kUnroll] = {};  // short sums: a chain of all the taps would round 2 K K times
         for (int kx = 0; kx < k; ++kx, ++tap) {
-          for (int u = 0; u < kUnroll; ++u) sum[u] += *tap * load(p + kx + u * kLanes<A>);
+          for (int u = 0; u < kUnroll; ++u) row[u] += *tap * load(p + kx + u * kLanes<A>);
         }
+        for (int u = 0; u < kUnroll; ++u) sum[u] += row[u];
       }
     }
-    for (int u = 0; u < kUnroll; ++u) store(out + q + u * kLanes<A>, sum[u]);
+    for (int u = 0; u < kUnroll; ++u) store(out + q + u * kLanes<A>, sum[u] + bias);
   }
 }
 
