@@ -3,8 +3,10 @@
 The measure is the error of each result, y and, where a backward is to be timed, every gradient:
 relative in L2, and the largest of any element relative to the largest element. A provider passes if
 its errors are at most twice those of eager PyTorch in the same dtype, three times for gradients, or
-a few roundings of the dtype, whichever is more. Eager PyTorch, the measure itself, is held to a
-coarse limit. The rule is that of attn_kernels.accuracy, computed where the tensors are.
+a few roundings of the dtype, whichever is more; gradients of parameters, which are sums over all
+pixels, may have as many roundings as the square root of the number of pixels. Eager PyTorch, the
+measure itself, is held to a coarse limit. The rule is that of attn_kernels.accuracy, computed where
+the tensors are.
 """
 
 from __future__ import annotations
@@ -70,6 +72,9 @@ class Judge:
         is_result = name.startswith("y")
         factor = accuracy.FORWARD if is_result else accuracy.GRADIENT
         roundings = ROUNDINGS_RESULT if is_result else ROUNDINGS_GRADIENT
+        if "parameter" in name:  # summed over all pixels, in an order of the provider's choice
+            x = self.inputs.x
+            roundings = max(roundings, math.sqrt(x.numel() / x.shape[1]))
         return max(factor * self.eager_errors[name], roundings * torch.finfo(self.dtype).eps)
 
     def errors(self, found: dict[str, torch.Tensor]) -> dict[str, float]:
