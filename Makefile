@@ -39,6 +39,7 @@ lint: $(VENV)/packages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+	$(BIN)/python -m benchmarks.readme_table --check
 
 format: $(VENV)/packages
 	$(BIN)/ruff check --fix .

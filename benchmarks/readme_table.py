@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .compare import Comparison, comparisons
+from .compare import Comparison, comparisons, noise_sentence
 from .errors import InputError
 from .results import FILE_NAME, read
 from .table import NETWORK_STEP, ratio_text, share_text, time_text
@@ -77,6 +77,7 @@ def results_section(file: Path, relative_to: Path) -> str:
         markdown_row(HEADER),
         markdown_row("---" for _ in HEADER),
         *(markdown_row(cells(c)) for c in shown(frame)),
+        f"\n{noise_sentence(frame)}",
     ]
     if (file.parent / PLOT).exists():
         lines.append(f"\n![Speed-up over eager PyTorch]({link}/{PLOT})")
