@@ -167,8 +167,10 @@ def gam_channel_gate(
     if backend_for("gam_channel_gate", x) == "reference":
         y = reference.gam_channel_gate(x, w1, b1, w2, b2, activation)
     else:
-        inputs = _prepared(x, w1, b1, w2, b2)
-        y, _ = _apply(autograd.GamChannelGate, ops.gam_channel_gate, *inputs, activation)
+        mlp = (ops.mlp_parameter(p, x) for p in (w1, b1, w2, b2))
+        y, _ = _apply(
+            autograd.GamChannelGate, ops.gam_channel_gate, ops.dense(x), *mlp, activation
+        )
     map_dtype = _map_dtype(x)
     return y if map_dtype == x.dtype else y.to(torch.promote_types(x.dtype, map_dtype))
 

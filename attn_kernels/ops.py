@@ -40,6 +40,11 @@ def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     return (p if p.dtype == acc else p.to(acc)).contiguous()
 
 
+def mlp_parameter(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A parameter of the channel gate's MLP: as `parameter`, but one in x's dtype stays in it."""
+    return p.contiguous() if p.dtype == x.dtype else parameter(p, x)
+
+
 def _empty_like(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x, memory_format=memory_format(x))
 
@@ -77,7 +82,7 @@ def _gam_channel_gate(x, w1, b1, w2, b2, activation):
 
 
 def _gam_channel_gate_backward(dy, x, hidden, w1, b1, w2, b2, activation):
-    return _empty_like(x), *(torch.empty_like(p) for p in (w1, b1, w2, b2))
+    return _empty_like(x), *(torch.empty_like(p, dtype=acc_dtype(x)) for p in (w1, b1, w2, b2))
 
 
 def _scale_gate(x, a, scale, shift):

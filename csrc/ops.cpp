@@ -23,7 +23,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "spatial_attention_backward(Tensor d_map, Tensor x, Tensor weight, Tensor map, Tensor pooled)"
       " -> (Tensor dx, Tensor d_weight, Tensor d_bias)");
 
-  // w1 (R, C), b1 (R), w2 (C, R), b2 (C); hidden (N, R, H, W) in x's dtype and memory format.
+  // w1 (R, C), b1 (R), w2 (C, R), b2 (C), in the accumulate dtype or in x's; hidden (N, R, H, W) in
+  // x's dtype and memory format.
   // activation: "identity" or "sigmoid".
   m.def(
       "gam_channel_gate(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, str activation)"

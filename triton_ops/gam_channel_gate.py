@@ -209,8 +209,9 @@ def gam_channel_gate_backward(
 
 
 def operands(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
-    """Contiguous parameters; the matrices in x's dtype, as they are multiplied with x."""
-    return [(p.to(x.dtype) if p.ndim == 2 else p).contiguous() for p in parameters]
+    """Contiguous parameters: matrices in x's dtype, as they are multiplied with x, biases in
+    float32."""
+    return [p.to(x.dtype if p.ndim == 2 else torch.float32).contiguous() for p in parameters]
 
 
 def launch_gemm(gate: Gate, kernel, columns: int, *args: torch.Tensor, **options) -> None:

@@ -117,14 +117,16 @@ inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channe
       ", H, W) and of the accumulate dtype");
 }
 
-// A parameter of the given sizes, contiguous and of the accumulate dtype.
+// A parameter of the given sizes, contiguous and of the accumulate dtype or, `or_of_x`, x's dtype.
 template <size_t D>
 void check_parameter(const char* name, const Tensor& t, const FeatureMap& x,
-                     const std::array<int64_t, D>& sizes) {
-  bool fits = t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.dim() == D;
+                     const std::array<int64_t, D>& sizes, bool or_of_x = false) {
+  const ScalarType dtype = t.scalar_type();
+  bool fits = t.is_contiguous() && t.dim() == D &&
+              (dtype == x.acc_dtype() || (or_of_x && dtype == x.dtype()));
   for (size_t d = 0; fits && d < D; ++d) fits = t.size(d) == sizes[d];
-  STD_TORCH_CHECK(fits, "attn_kernels: ", name,
-                  " must be contiguous, of the accumulate dtype and fit to x's channels");
+  STD_TORCH_CHECK(fits, "attn_kernels: ", name, " must be contiguous, of the accumulate dtype",
+                  or_of_x ? " or x's dtype" : "", " and fit to x's channels");
 }
 
 // A map of any strides, of x's shape and dtype.

@@ -52,6 +52,15 @@ const Isa kIsa = detect();
 #define ATTN_CHOOSE(table) baseline::table
 #endif
 
+bool has_matrix_instructions() {
+#if defined(__x86_64__)
+  static const bool found = __builtin_cpu_supports("amx-bf16");
+  return found;
+#else
+  return false;
+#endif
+}
+
 template <>
 const Kernels<float>& kernels() {
   return ATTN_CHOOSE(float_kernels);

@@ -1,189 +1,261 @@
-// y = x * activation(w2 @ relu(w1 @ x + b1) + b2) per pixel: the native CPU kernel of
-// gam_channel_gate.
+// y = x * activation(w2 @ relu(w1 @ x + b1) + b2) per pixel, on the CPU. The map is never permuted:
+// some of its pixels with all their channels, a tile, are a matrix in either memory format, which
+// goes through all the products at once; see gam_tiles.h for how large it is.
 #include <string>
 #include <tuple>
-#include <vector>
 
-#include "launch.h"
+#include "gam_tiles.h"
+#include "matmul.h"
 
 namespace attn_kernels {
 namespace {
 
-// One call: the map, the sizes and how the work is cut up.
-struct Gate {
+struct Call {
   FeatureMap x;
-  GamProblem problem;
+  int64_t r;
+  bool sigmoid;
+
+  // The map of the hidden channels.
+  FeatureMap hidden() const {
+    FeatureMap map = x;
+    map.c = r;
+    return map;
+  }
 };
 
-// Pixels per tile: about 256 KB of x in the accumulate type, all tiles of an image about as long.
-int64_t tile_pixels(int64_t channels, int64_t pixels, int64_t bytes) {
-  constexpr int64_t kTileBytes = 256 << 10;
-  const int64_t most = std::clamp<int64_t>(kTileBytes / (channels * bytes), 48, 384);
-  const int64_t tiles = (pixels + most - 1) / most;
-  return tiles <= 1 ? std::max<int64_t>(pixels, 1) : padded((pixels + tiles - 1) / tiles);
-}
-
-Gate make_gate(const Tensor& x_any, const Tensor& w1, const Tensor& b1, const Tensor& w2,
+Call make_call(const Tensor& x_any, const Tensor& w1, const Tensor& b1, const Tensor& w2,
                const Tensor& b2, const std::string& activation) {
   const FeatureMap x = feature_map(x_any);
   STD_TORCH_CHECK(activation == "identity" || activation == "sigmoid",
                   "attn_kernels: activation must be identity or sigmoid, got ", activation);
   const int64_t r = w1.numel() / std::max<int64_t>(x.c, 1);
-  check_parameter("w1", w1, x, std::array{r, x.c});
-  check_parameter("b1", b1, x, std::array{r});
-  check_parameter("w2", w2, x, std::array{x.c, r});
-  check_parameter("b2", b2, x, std::array{x.c});
-  const int64_t n = x.channels_last ? 1 : x.n;
-  const int64_t pixels = x.channels_last ? x.pixels() : x.h * x.w;
-  const int64_t bytes = x.acc_dtype() == ScalarType::Double ? 8 : 4;
-  return {x,
-          {n, x.c, r, pixels, tile_pixels(x.c, pixels, bytes), x.channels_last,
-           activation == "sigmoid"}};
+  check_parameter("w1", w1, x, std::array{r, x.c}, true);
+  check_parameter("b1", b1, x, std::array{r}, true);
+  check_parameter("w2", w2, x, std::array{x.c, r}, true);
+  check_parameter("b2", b2, x, std::array{x.c}, true);
+  return {x, r, activation == "sigmoid"};
 }
 
-// A (rows, columns) parameter as the kernels want it: see Mixer.
-template <class T>
-class PreparedWeight {
-  using A = acc_t<T>;
-
- public:
-  PreparedWeight(const Tensor& weight, bool transposed, bool pad) {
-    const int64_t rows = weight.size(0), columns = weight.size(1);
-    const A* from = data<A>(weight);
-    if (!transposed && (!pad || columns % kRowPadding == 0)) {
-      mixer = {from, columns};
-      return;
-    }
-    const int64_t stride = padded(transposed ? rows : columns);
-    copy_.resize(static_cast<size_t>((transposed ? columns : rows) * stride));
-    if (transposed) {
-      kernels<T>().transpose(from, columns, rows, columns, copy_.data(), stride);
-    } else {
-      for (int64_t i = 0; i < rows; ++i)
-        std::copy_n(from + i * columns, columns, copy_.data() + i * stride);
-    }
-    mixer = {copy_.data(), stride};
+// fn(passes, G{}): the type G of the products. Small ones of bfloat16 are done in float32, which
+// needs no preparation.
+template <class T, class Fn>
+void with_product_type(const Call& call, const Fn& fn) {
+  constexpr int64_t kFewestProducts = 1 << 21;
+  if constexpr (!std::is_same_v<native_t<T>, acc_t<T>>) {
+    if (has_matrix_instructions() && call.x.pixels() * call.x.c * call.r >= kFewestProducts)
+      return fn(kernels<T>().gam_native, native_t<T>{});
   }
-
-  Mixer<A> mixer;
-
- private:
-  std::vector<A> copy_;
-};
-
-template <class A>
-std::vector<A> padded_bias(const Tensor& bias) {
-  std::vector<A> values(static_cast<size_t>(padded(bias.numel())));
-  std::copy_n(data<A>(bias), bias.numel(), values.data());
-  return values;
+  fn(kernels<T>().gam, acc_t<T>{});
 }
 
-// kernel(args, begin, end) over `tasks` of so many multiplications each.
-template <class Args>
-void run_tasks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t tasks,
-               int64_t products_per_task) {
-  constexpr int64_t kProductsPerThread = 1 << 20;
-  const int64_t grain = kProductsPerThread / std::max<int64_t>(products_per_task, 1) + 1;
-  torch::stable::parallel_for(0, tasks, grain,
-                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+template <class E>
+Matrix<E> matrix_of(const Tensor& t) {
+  return {data<E>(t), t.size(0), t.size(1), t.size(1), 1};
 }
 
-Tensor empty_hidden(const FeatureMap& x, int64_t r) {
-  FeatureMap hidden = x;
-  hidden.c = r;
-  return empty_like(hidden);
+// A parameter in the type in which it is used.
+template <class E>
+Tensor parameter(const Tensor& p) {
+  return p.scalar_type() == kScalarType<E> ? p : torch::stable::to(p, kScalarType<E>);
 }
+
+// ---- Forward ------------------------------------------------------------------------------------
 
 std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w1, const Tensor& b1,
                                             const Tensor& w2, const Tensor& b2,
                                             const std::string& activation) {
-  const auto [x, p] = make_gate(x_any, w1, b1, w2, b2, activation);
-  const Tensor y = empty_like(x), hidden = empty_hidden(x, p.r);
-  with_dtype(x, [&, &x = x, &p = p](auto t) {
+  const Call call = make_call(x_any, w1, b1, w2, b2, activation);
+  const FeatureMap& x = call.x;
+  const Tensor y = empty_like(x), hidden = empty_like(call.hidden());
+  with_dtype(x, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
-    const bool last = p.channels_last;
-    const PreparedWeight<T> first_layer(w1, last, last), second_layer(w2, last, last);
-    const auto bias1 = padded_bias<A>(b1), bias2 = padded_bias<A>(b2);
-    run_tasks(kernels<T>().gam_forward,
-              GamForward<T>{p, data<T>(x.tensor), first_layer.mixer, second_layer.mixer,
-                            bias1.data(), bias2.data(), data<T>(y), data<T>(hidden)},
-              p.n * p.tiles(), 2 * p.c * p.r * p.tile);
+    with_product_type<T>(call, [&](const auto& passes, auto product) {
+      using G = decltype(product);
+      const Tensor weight1 = parameter<G>(w1), weight2 = parameter<G>(w2);
+      const Tensor bias1 = parameter<A>(b1), bias2 = parameter<A>(b2);
+      const Tiling tiling(x, call.r, sizeof(G));
+      const auto x_map = map_of<T>(x, x.tensor, x.c), y_map = map_of<T>(x, y, x.c);
+      const auto hidden_map = map_of<T>(x, hidden, call.r);
+      tiling.share_out_tiles([&](int64_t begin, int64_t end) {
+        const Staging<T, G> wide(tiling, x, x.c), narrow(tiling, x, call.r);
+        for (int64_t i = begin; i < end; ++i) {
+          const Tile tile = tiling.tile(i);
+          const Matrix<G> mixed = narrow.room_for(hidden_map, tile);
+          matmul(mixed, matrix_of<G>(weight1), wide.copy_of(x_map, tile, passes.copy));
+          tiling.for_each_piece(tile, [&](const Piece& piece) {
+            passes.hidden(piece.of(mixed), data<A>(bias1), piece.of(hidden_map));
+          });
+          const Matrix<G> gate = wide.room_for(y_map, tile);
+          matmul(gate, matrix_of<G>(weight2), mixed);
+          tiling.for_each_piece(tile, [&](const Piece& piece) {
+            passes.gate(piece.of(gate), data<A>(bias2), call.sigmoid, piece.of(x_map),
+                        piece.of(y_map));
+          });
+        }
+      });
+    });
   });
   return {y, hidden};
 }
 
-// The partials of all units, summed in their order onto the first. An empty batch has one unit,
-// too.
-template <class T>
-void sum_partials(const GamWeightBackward<T>& a, const Tensor& d_w1, const Tensor& d_b1,
-                  const Tensor& d_w2, const Tensor& d_b2) {
-  using A = acc_t<T>;
-  const int64_t c = a.problem.c, r = a.problem.r, row = padded(r);
-  const auto sum = [&, units = a.units(), stride = a.row()](int64_t at, int64_t count) {
-    A* total = a.partials + at;
-    for (int64_t unit = 1; unit < units; ++unit)
-      for (int64_t i = 0; i < count; ++i) total[i] += total[unit * stride + i];
-    return total;
-  };
-  A *w1 = data<A>(d_w1), *b1 = data<A>(d_b1), *w2 = data<A>(d_w2), *b2 = data<A>(d_b2);
-  torch::stable::parallel_for(0, a.blocks(), 1, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kGamChannels, count = std::min(end * kGamChannels, c) - first;
-    kernels<T>().transpose(sum(first * row, count * row), row, count, r, w1 + first, c);
-    const A* rows = sum(a.d_w2() + first * row, count * row);
-    for (int64_t i = 0; i < count; ++i) std::copy_n(rows + i * row, r, w2 + (first + i) * r);
-    std::copy_n(sum(a.d_b2() + first, count), count, b2 + first);
-  });
-  std::copy_n(sum(a.d_b1(), r), r, b1);
+// ---- Backward -----------------------------------------------------------------------------------
+
+// The gradients of the parameters, or some pixels' share of them.
+template <class A>
+struct Sums {
+  Matrix<A> d_w1, d_w2, d_b1, d_b2;
+
+  template <class Fn>
+  static void for_each(const Fn& fn) {
+    for (const auto member : {&Sums::d_w1, &Sums::d_w2, &Sums::d_b1, &Sums::d_b2}) fn(member);
+  }
+};
+
+template <class A>
+Sums<A> split(A* values, int64_t c, int64_t r) {
+  const Matrix<A> d_w1{values, r, c, c, 1}, d_w2{values + r * c, c, r, r, 1};
+  A* biases = values + 2 * r * c;
+  return {d_w1, d_w2, {biases, r, 1, 1, 1}, {biases + r, c, 1, 1, 1}};
 }
 
-// Pixels per partial gradient: enough that writing and summing partials is little beside the
-// products they hold.
-int64_t tiles_per_unit(const GamProblem& p) {
-  const int64_t pixels = std::max<int64_t>(2048, 16 * p.r);
-  return (pixels + p.tile - 1) / p.tile;
+template <class A>
+void clear(const Matrix<A>& m) {
+  std::fill_n(m.data, m.rows * m.columns, A(0));
 }
+
+// dx of a unit's pixels, and their share of the parameters' gradients.
+template <class T, class G>
+class UnitBackward {
+  using A = acc_t<T>;
+
+ public:
+  UnitBackward(const Call& call, const GamPasses<T, G>& passes, const Tiling& tiling,
+               const Tensor& dy, const Tensor& hidden, const Tensor& w1, const Tensor& w2,
+               const Tensor& b2, const Tensor& dx)
+      : passes_(passes),
+        tiling_(tiling),
+        sigmoid_(call.sigmoid),
+        x_(map_of<T>(call.x, call.x.tensor, call.x.c)),
+        dy_(map_of<T>(call.x, dy, call.x.c)),
+        hidden_(map_of<T>(call.x, hidden, call.r)),
+        dx_(map_of<T>(call.x, dx, call.x.c)),
+        w1_(matrix_of<G>(w1)),
+        w2_(matrix_of<G>(w2)),
+        b2_(data<A>(b2)),
+        wide_(tiling, call.x, call.x.c),
+        narrow_(tiling, call.x, call.r),
+        gate_(room(call.x, call.x.c * tiling.most_columns())),
+        da_(room(call.x, call.x.c * tiling.most_columns())),
+        d_hidden_(room(call.x, call.r * tiling.most_columns())),
+        product_(std::is_same_v<G, A> ? Tensor() : room(call.x, call.x.c * call.r)) {}
+
+  void run(int64_t unit, const Sums<A>& sums) const {
+    Sums<A>::for_each([&](auto member) { clear(sums.*member); });
+    tiling_.for_each_tile_of_unit(unit, [&](const Tile& tile) { run_tile(tile, sums); });
+  }
+
+ private:
+  static Tensor room(const FeatureMap& x, int64_t count) {
+    return empty(x, std::array{count}, kScalarType<G>);
+  }
+
+  void run_tile(const Tile& tile, const Sums<A>& sums) const {
+    const Matrix<G> x = wide_.copy_of(x_, tile, passes_.copy);
+    const Matrix<G> hidden = narrow_.copy_of(hidden_, tile, passes_.copy);
+    const Matrix<G> gate = tiling_.packed(data<G>(gate_), x_.channels, tile);
+    const Matrix<G> da = tiling_.packed(data<G>(da_), x_.channels, tile);
+    const Matrix<G> d_hidden = tiling_.packed(data<G>(d_hidden_), hidden_.channels, tile);
+    matmul(gate, w2_, hidden);
+    tiling_.for_each_piece(tile, [&](const Piece& piece) {
+      passes_.gate_backward(piece.of(gate), b2_, sigmoid_, piece.of(dy_), piece.of(x_),
+                            piece.of(da));
+    });
+    matmul(d_hidden, w2_.transposed(), da);
+    tiling_.for_each_piece(tile, [&](const Piece& piece) {
+      passes_.hidden_backward(piece.of(hidden_), piece.of(d_hidden));
+    });
+    add_product(d_hidden, x, sums.d_w1);
+    add_product(da, hidden, sums.d_w2);
+    add_pixels(d_hidden, sums.d_b1);
+    add_pixels(da, sums.d_b2);
+    const Matrix<G>& through_hidden = da;  // which has served
+    matmul(through_hidden, w1_.transposed(), d_hidden);
+    tiling_.for_each_piece(tile, [&](const Piece& piece) {
+      passes_.dx(piece.of(dy_), piece.of(gate), piece.of(through_hidden), piece.of(dx_));
+    });
+  }
+
+  // sum += a @ b^T
+  void add_product(const Matrix<G>& a, const Matrix<G>& b, const Matrix<A>& sum) const {
+    if constexpr (std::is_same_v<G, A>) {
+      matmul(sum, a, b.transposed(), 1);
+    } else {
+      const Matrix<G> product{data<G>(product_), sum.rows, sum.columns, sum.columns, 1};
+      matmul(product, a, b.transposed());
+      tiling_.for_each_block(sum.rows, [&](int64_t first, int64_t count) {
+        passes_.add(product.rows_from(first, count), sum.rows_from(first, count));
+      });
+    }
+  }
+
+  void add_pixels(const Matrix<G>& from, const Matrix<A>& sums) const {
+    tiling_.for_each_block(from.rows, [&](int64_t first, int64_t count) {
+      passes_.add_pixels(from.rows_from(first, count), sums.data + first);
+    });
+  }
+
+  const GamPasses<T, G>& passes_;
+  const Tiling& tiling_;
+  const bool sigmoid_;
+  const Map<T> x_, dy_, hidden_, dx_;
+  const Matrix<G> w1_, w2_;
+  const A* const b2_;
+  const Staging<T, G> wide_, narrow_;
+  const Tensor gate_, da_, d_hidden_, product_;
+};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     const Tensor& dy_any, const Tensor& x_any, const Tensor& hidden_any, const Tensor& w1,
     const Tensor& b1, const Tensor& w2, const Tensor& b2, const std::string& activation) {
-  const auto [x, p] = make_gate(x_any, w1, b1, w2, b2, activation);
+  const Call call = make_call(x_any, w1, b1, w2, b2, activation);
+  const FeatureMap& x = call.x;
   check_same_shape("dy", dy_any, x);
-  FeatureMap hidden_map = x;
-  hidden_map.c = p.r;
-  check_same_shape("hidden", hidden_any, hidden_map);
-  const Tensor dy = laid_out_as(dy_any, x), hidden = laid_out_as(hidden_any, hidden_map);
+  check_same_shape("hidden", hidden_any, call.hidden());
+  const Tensor dy = laid_out_as(dy_any, x), hidden = laid_out_as(hidden_any, call.hidden());
   const Tensor dx = empty_like(x);
-  const Tensor d_w1 = empty(x, std::array{p.r, p.c}, x.acc_dtype());
-  const Tensor d_w2 = empty(x, std::array{p.c, p.r}, x.acc_dtype());
-  const Tensor d_b1 = empty(x, std::array{p.r}, x.acc_dtype());
-  const Tensor d_b2 = empty(x, std::array{p.c}, x.acc_dtype());
-  const std::array rows{x.pixels(), padded(p.r)};
-  const Tensor hidden_rows = empty(x, rows, x.acc_dtype());
-  const Tensor d_pre_rows = empty(x, rows, x.acc_dtype());
-  const Tensor da = empty(x, std::array{p.sigmoid ? x.tensor.numel() : 0}, x.acc_dtype());
-  with_dtype(x, [&, &x = x, &p = p](auto t) {
+  const auto gradient = [&](auto... sizes) {
+    return empty(x, std::array<int64_t, sizeof...(sizes)>{sizes...}, x.acc_dtype());
+  };
+  const Tensor d_w1 = gradient(call.r, x.c), d_b1 = gradient(call.r);
+  const Tensor d_w2 = gradient(x.c, call.r), d_b2 = gradient(x.c);
+  with_dtype(x, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
-    const bool last = p.channels_last;
-    const PreparedWeight<T> second_layer(w2, last, last);
-    const PreparedWeight<T> first_back(w1, !last, last), second_back(w2, !last, last);
-    const auto bias2 = padded_bias<A>(b2);
-    A* da_data = p.sigmoid ? data<A>(da) : nullptr;
-    run_tasks(kernels<T>().gam_backward,
-              GamBackward<T>{p, data<T>(dy), data<T>(x.tensor), data<T>(hidden), second_layer.mixer,
-                             first_back.mixer, second_back.mixer, bias2.data(), data<T>(dx),
-                             data<A>(hidden_rows), data<A>(d_pre_rows), da_data},
-              p.n * p.tiles(), 3 * p.c * p.r * p.tile);
-    GamWeightBackward<T> weights{
-        p,       tiles_per_unit(p),    data<T>(dy),         data<T>(x.tensor),
-        da_data, data<A>(hidden_rows), data<A>(d_pre_rows), nullptr};
-    const int64_t units = std::max<int64_t>(weights.units(), 1);
-    const Tensor partials = empty(x, std::array{units, weights.row()}, x.acc_dtype());
-    weights.partials = data<A>(partials);
-    run_tasks(kernels<T>().gam_weight_backward, weights, units * weights.blocks(),
-              2 * kGamChannels * p.r * p.tile * weights.tiles_per_unit);
-    sum_partials(weights, d_w1, d_b1, d_w2, d_b2);
+    with_product_type<T>(call, [&](const auto& passes, auto product) {
+      using G = decltype(product);
+      const Tensor weight1 = parameter<G>(w1), weight2 = parameter<G>(w2);
+      const Tiling tiling(x, call.r, sizeof(G));
+      const Tensor bias2 = parameter<A>(b2);
+      // The first unit's sums become the total.
+      const int64_t others = tiling.units() - 1, size = 2 * x.c * call.r + x.c + call.r;
+      const Tensor partials = gradient(others, size);
+      const Sums<A> total{matrix_of<A>(d_w1),
+                          matrix_of<A>(d_w2),
+                          {data<A>(d_b1), call.r, 1, 1, 1},
+                          {data<A>(d_b2), x.c, 1, 1, 1}};
+      const auto sums_of = [&](int64_t unit) {
+        return unit == 0 ? total : split(data<A>(partials) + (unit - 1) * size, x.c, call.r);
+      };
+      tiling.share_out_units([&](int64_t begin, int64_t end) {
+        const UnitBackward<T, G> backward(call, passes, tiling, dy, hidden, weight1, weight2, bias2,
+                                          dx);
+        for (int64_t unit = begin; unit < end; ++unit) backward.run(unit, sums_of(unit));
+      });
+      for (int64_t unit = 1; unit <= others; ++unit)
+        Sums<A>::for_each(
+            [&](auto member) { kernels<T>().gam.add(sums_of(unit).*member, total.*member); });
+    });
   });
   return {dx, d_w1, d_b1, d_w2, d_b2};
 }

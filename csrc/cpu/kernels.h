@@ -79,76 +79,53 @@ struct ChannelPoolBackward {
   T* dx;
 };
 
-// GAM's channel gate sees a map as n images of `pixels` pixels, which are cut into tiles of `tile`
-// pixels: one task each. A channels_last map is one long image.
-struct GamProblem {
-  int64_t n, c, r, pixels, tile;
-  bool channels_last, sigmoid;
+// Element (i, j) is data[i * row_stride + j * column_stride].
+template <class E>
+struct Matrix {
+  E* data;
+  int64_t rows, columns, row_stride, column_stride;
 
-  int64_t tiles() const { return (pixels + tile - 1) / tile; }
-};
-
-// Rows of matrices below, and of tiles in the kernels, are padded to a multiple of this many
-// values: at least a vector of every instruction set.
-constexpr int64_t kRowPadding = 16;
-constexpr int64_t padded(int64_t count) {
-  return (count + kRowPadding - 1) / kRowPadding * kRowPadding;
-}
-
-// A matrix that maps input channels to output channels: (out, in) where channels are the rows of a
-// tile (NCHW), its transpose (in, padded out) where they are the columns (channels_last).
-template <class A>
-struct Mixer {
-  const A* weight;
-  int64_t stride;
-};
-
-// hidden = relu(w1 @ x + b1), y = x * activation(w2 @ hidden + b2). Biases are padded.
-template <class T>
-struct GamForward {
-  GamProblem problem;
-  const T* x;
-  Mixer<acc_t<T>> w1, w2;
-  const acc_t<T>*b1, *b2;
-  T *y, *hidden;
-};
-
-// dx, and for the weights' gradients, in rows of one pixel each: hidden and the gradient d_pre of
-// what the ReLU was applied to. The gradient da of the gate before its activation is written where
-// it is not simply dy * x: it has x's layout.
-template <class T>
-struct GamBackward {
-  GamProblem problem;
-  const T *dy, *x, *hidden;
-  Mixer<acc_t<T>> w2;                // as in the forward
-  Mixer<acc_t<T>> w1_back, w2_back;  // from output channels back to input channels
-  const acc_t<T>* b2;
-  T* dx;
-  acc_t<T>*hidden_rows, *d_pre_rows;  // (n * pixels, padded(r))
-  acc_t<T>* da;                       // null for the identity
-};
-
-// One task per unit of `tiles_per_unit` tiles and block of kGamChannels channels; one row of
-// partial gradients per unit, each of them written by one task.
-constexpr int64_t kGamChannels = 64;
-template <class T>
-struct GamWeightBackward {
-  GamProblem problem;
-  int64_t tiles_per_unit;
-  const T *dy, *x;
-  const acc_t<T>*da, *hidden_rows, *d_pre_rows;
-  acc_t<T>* partials;  // (units, 2 * c * padded(r) + c + r)
-
-  int64_t blocks() const { return (problem.c + kGamChannels - 1) / kGamChannels; }
-  int64_t units() const {
-    return (problem.n * problem.tiles() + tiles_per_unit - 1) / tiles_per_unit;
+  Matrix transposed() const { return {data, columns, rows, column_stride, row_stride}; }
+  Matrix rows_from(int64_t first, int64_t count) const {
+    return {data + first * row_stride, count, columns, row_stride, column_stride};
   }
-  // Where in a row the gradients begin: d_w1 transposed and d_w2, both (c, padded(r)); d_b1; d_b2.
-  int64_t d_w2() const { return problem.c * padded(problem.r); }
-  int64_t d_b1() const { return 2 * d_w2(); }
-  int64_t d_b2() const { return d_b1() + problem.r; }
-  int64_t row() const { return d_b2() + problem.c; }
+  Matrix columns_from(int64_t first, int64_t count) const {
+    return {data + first * column_stride, rows, count, row_stride, column_stride};
+  }
 };
+
+// What GAM's channel gate does beside its matrix products, which are the library's: passes over
+// matrices of channels (rows) and pixels (columns), all of them in the same memory format: rows
+// are contiguous in NCHW, columns in channels_last. T is the type of the map, G that of the
+// products. Matrices of both kinds may be one and the same.
+template <class T, class G>
+struct GamPasses {
+  using A = acc_t<T>;
+  // to = from
+  void (*copy)(const Matrix<T>& from, const Matrix<G>& to);
+  // hidden = relu(mixed + bias); mixed as well
+  void (*hidden)(const Matrix<G>& mixed, const A* bias, const Matrix<T>& hidden);
+  // y = x * gate, where gate = activation(mixed + bias)
+  void (*gate)(const Matrix<G>& mixed, const A* bias, bool sigmoid, const Matrix<T>& x,
+               const Matrix<T>& y);
+  // mixed = gate; da = the gradient of mixed + bias
+  void (*gate_backward)(const Matrix<G>& mixed, const A* bias, bool sigmoid, const Matrix<T>& dy,
+                        const Matrix<T>& x, const Matrix<G>& da);
+  // mixed = hidden <= 0 ? 0 : mixed
+  void (*hidden_backward)(const Matrix<T>& hidden, const Matrix<G>& mixed);
+  // dx = dy * gate + mixed
+  void (*dx)(const Matrix<T>& dy, const Matrix<G>& gate, const Matrix<G>& mixed,
+             const Matrix<T>& dx);
+  // sums[i] += sum over j of from(i, j)
+  void (*add_pixels)(const Matrix<G>& from, A* sums);
+  // to += from
+  void (*add)(const Matrix<G>& from, const Matrix<A>& to);
+};
+
+// The other type that products may be in: processors multiply matrices of bfloat16 many times
+// faster than those of float32.
+template <class T>
+using native_t = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16, acc_t<T>>;
 
 // A channels_last map is one long image. Partial gradients belong to units: an image in NCHW, else
 // so many pixels.
@@ -187,14 +164,15 @@ struct Kernels {
   void (*weight_backward)(const WeightBackward<acc_t<T>>&, int64_t begin, int64_t end);
   void (*channel_pool)(const ChannelPool<T>&, int64_t begin, int64_t end);
   void (*channel_pool_backward)(const ChannelPoolBackward<T>&, int64_t begin, int64_t end);
-  void (*gam_forward)(const GamForward<T>&, int64_t begin, int64_t end);
-  void (*gam_backward)(const GamBackward<T>&, int64_t begin, int64_t end);
-  void (*gam_weight_backward)(const GamWeightBackward<T>&, int64_t begin, int64_t end);
-  void (*transpose)(const acc_t<T>* from, int64_t from_stride, int64_t rows, int64_t columns,
-                    acc_t<T>* to, int64_t to_stride);
+  GamPasses<T, acc_t<T>> gam;
+  GamPasses<T, native_t<T>> gam_native;
   void (*scale_gate)(const ScaleGate<T>&, int64_t begin, int64_t end);
   void (*scale_gate_backward)(const ScaleGateBackward<T>&, int64_t begin, int64_t end);
 };
+
+// Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two
+// differ.
+bool has_matrix_instructions();
 
 // The table for the machine this runs on, chosen at the first call.
 template <class T>

@@ -25,6 +25,12 @@ void with_dtype(const FeatureMap& x, const Fn& fn) {
   }
 }
 
+template <class E>
+constexpr ScalarType kScalarType = std::is_same_v<E, double>  ? ScalarType::Double
+                                   : std::is_same_v<E, float> ? ScalarType::Float
+                                   : std::is_same_v<E, Half>  ? ScalarType::Half
+                                                              : ScalarType::BFloat16;
+
 template <class T>
 T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());

@@ -1,12 +1,23 @@
 // The tables of one instruction set, by storage type; see ../dispatch.cpp.
 namespace attn_kernels::ATTN_ISA {
 
+template <class T, class G>
+constexpr GamPasses<T, G> kGamPasses = {
+    gam_copy<T, G>,
+    gam_hidden<T, G>,
+    gam_gate<T, G>,
+    gam_gate_backward<T, G>,
+    gam_hidden_backward<T, G>,
+    gam_dx<T, G>,
+    gam_add_pixels<T, G>,
+    gam_add<T, G>,
+};
+
 template <class T>
 constexpr Kernels<T> kTable = {
-    spatial_forward<T>, spatial_backward<T>,      weight_backward<acc_t<T>>,
-    channel_pool<T>,    channel_pool_backward<T>, gam_forward<T>,
-    gam_backward<T>,    gam_weight_backward<T>,   transpose<acc_t<T>>,
-    scale_gate<T>,      scale_gate_backward<T>,
+    spatial_forward<T>,       spatial_backward<T>,     weight_backward<acc_t<T>>,  channel_pool<T>,
+    channel_pool_backward<T>, kGamPasses<T, acc_t<T>>, kGamPasses<T, native_t<T>>, scale_gate<T>,
+    scale_gate_backward<T>,
 };
 
 extern const Kernels<float> float_kernels = kTable<float>;

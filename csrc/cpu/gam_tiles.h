@@ -1,0 +1,187 @@
+// How the CPU kernel of GAM's channel gate cuts up its work, by the shape alone: no result depends
+// on the number of threads.
+//
+// Few channels (small weights): tiles of an image fill a part of the cache, threads take whole
+// tiles, and everything that a tile goes through happens in the cache.
+// Many channels: a product reads more weights than pixels. Tiles are large, several images where
+// those are small, follow one another, and each step of one is shared out over the threads.
+#pragma once
+
+#include <algorithm>
+
+#include "launch.h"
+
+namespace attn_kernels {
+
+// A map as `images` of so many pixels each; a channels_last map is one long image.
+template <class T>
+struct Map {
+  T* data;
+  int64_t channels, pixels;
+  bool channels_last;
+
+  // Some pixels of one image, a matrix of channels and pixels.
+  Matrix<T> part(int64_t image, int64_t first, int64_t count) const {
+    if (channels_last) return {data + first * channels, channels, count, 1, channels};
+    return {data + image * channels * pixels + first, channels, count, pixels, 1};
+  }
+};
+
+template <class T>
+Map<T> map_of(const FeatureMap& x, const Tensor& tensor, int64_t channels) {
+  return {data<T>(tensor), channels, x.channels_last ? x.pixels() : x.h * x.w, x.channels_last};
+}
+
+// Pixels of one image, which are the columns of a tile's matrices from `column` on.
+struct Piece {
+  int64_t image, first, count, column;
+
+  template <class T>
+  Matrix<T> of(const Map<T>& map) const {
+    return map.part(image, first, count);
+  }
+  template <class T>
+  Matrix<T> of(const Matrix<T>& matrix) const {
+    return matrix.columns_from(column, count);
+  }
+};
+
+// `images` images from `image` on, of each the pixels [first, first + count).
+struct Tile {
+  int64_t image, images, first, count;
+
+  int64_t columns() const { return images * count; }
+};
+
+class Tiling {
+ public:
+  Tiling(const FeatureMap& x, int64_t r, size_t element_bytes)
+      : images_(x.channels_last ? 1 : x.n),
+        pixels_(x.channels_last ? x.pixels() : x.h * x.w),
+        channels_last_(x.channels_last) {
+    constexpr int64_t kFewChannels = 1 << 19, kTileBytes = 256 << 10, kLargeTile = 2 << 20;
+    const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
+    products_ = x.c * r;
+    shared_ = element_bytes < sizeof(float) || 2 * products_ * sizeof(float) >= kFewChannels;
+    // Where there is enough to do, there should be enough tiles to share out.
+    const int64_t at_most =
+        shared_ ? kLargeTile / x.c : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
+    const int64_t wanted = std::max<int64_t>(at_most, 48);
+    const int64_t parts = (pixels_ + wanted / 2) / wanted;
+    part_ = parts <= 1 ? pixels_ : (pixels_ / parts + 16) / 16 * 16;
+    parts_ = part_ > 0 ? (pixels_ + part_ - 1) / part_ : 0;
+    batch_ = shared_ && parts_ == 1 ? std::clamp<int64_t>(wanted / pixels_, 1, images_) : 1;
+    tiles_per_unit_ = shared_ ? tiles() : (x.c + part_) / std::max<int64_t>(part_, 1);
+  }
+
+  int64_t tiles() const { return (images_ + batch_ - 1) / batch_ * parts_; }
+  // Tiles whose gradients of the weights are added up in their order: at least one unit.
+  int64_t units() const {
+    return std::max<int64_t>(
+        (tiles() + tiles_per_unit_ - 1) / std::max<int64_t>(tiles_per_unit_, 1), 1);
+  }
+  int64_t most_columns() const { return batch_ * part_; }
+  bool one_image_each() const { return batch_ == 1; }
+
+  // fn(begin, end) over all tiles.
+  template <class Fn>
+  void share_out_tiles(const Fn& fn) const {
+    share_out(tiles(), 1, fn);
+  }
+
+  // fn(begin, end) over all units.
+  template <class Fn>
+  void share_out_units(const Fn& fn) const {
+    share_out(units(), tiles_per_unit_, fn);
+  }
+
+  template <class Fn>
+  void for_each_tile_of_unit(int64_t unit, const Fn& fn) const {
+    const int64_t end = std::min((unit + 1) * tiles_per_unit_, tiles());
+    for (int64_t i = unit * tiles_per_unit_; i < end; ++i) fn(tile(i));
+  }
+
+  Tile tile(int64_t i) const {
+    const int64_t image = i / parts_ * batch_, first = i % parts_ * part_;
+    return {image, std::min(batch_, images_ - image), first, std::min(part_, pixels_ - first)};
+  }
+
+  // fn(piece) over a tile: the whole of it, or pieces shared out over the threads.
+  template <class Fn>
+  void for_each_piece(const Tile& t, const Fn& fn) const {
+    if (!shared_) return fn(Piece{t.image, t.first, t.count, 0});
+    constexpr int64_t kPixels = 64;
+    const int64_t pieces = (t.count + kPixels - 1) / kPixels;
+    torch::stable::parallel_for(0, t.images * pieces, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t image = i / pieces, first = i % pieces * kPixels;
+        fn(Piece{t.image + image, t.first + first, std::min(kPixels, t.count - first),
+                 image * t.count + first});
+      }
+    });
+  }
+
+  // fn(first, count) over `rows` rows of a matrix: all of them, or blocks shared out.
+  template <class Fn>
+  void for_each_block(int64_t rows, const Fn& fn) const {
+    if (!shared_) return fn(0, rows);
+    constexpr int64_t kRows = 64;
+    torch::stable::parallel_for(0, (rows + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
+      fn(begin * kRows, std::min(end * kRows, rows) - begin * kRows);
+    });
+  }
+
+  // A matrix for all pixels of a tile, laid out as the map is.
+  template <class G>
+  Matrix<G> packed(G* values, int64_t channels, const Tile& t) const {
+    if (channels_last_) return {values, channels, t.columns(), 1, channels};
+    return {values, channels, t.columns(), t.columns(), 1};
+  }
+
+ private:
+  template <class Fn>
+  void share_out(int64_t tasks, int64_t tiles_per_task, const Fn& fn) const {
+    constexpr int64_t kProductsPerThread = 1 << 20;
+    if (shared_) return fn(0, tasks);
+    const int64_t products = 2 * products_ * part_ * tiles_per_task;
+    torch::stable::parallel_for(0, tasks, kProductsPerThread / std::max<int64_t>(products, 1) + 1,
+                                fn);
+  }
+
+  int64_t images_, pixels_, part_, parts_, batch_, tiles_per_unit_, products_;
+  bool channels_last_, shared_;
+};
+
+// The matrices of one tile after another, of the products' type: where they lie in the map if that
+// will do, else in room of its own.
+template <class T, class G>
+class Staging {
+ public:
+  Staging(const Tiling& tiling, const FeatureMap& x, int64_t channels)
+      : tiling_(tiling),
+        in_place_(std::is_same_v<T, G> && tiling.one_image_each()),
+        room_(in_place_ ? Tensor()
+                        : empty(x, std::array{channels * tiling.most_columns()}, kScalarType<G>)) {}
+
+  Matrix<G> room_for(const Map<T>& map, const Tile& t) const {
+    if constexpr (std::is_same_v<T, G>) {
+      if (in_place_) return map.part(t.image, t.first, t.count);
+    }
+    return tiling_.packed(data<G>(room_), map.channels, t);
+  }
+
+  template <class Copy>
+  Matrix<G> copy_of(const Map<T>& map, const Tile& t, const Copy& copy) const {
+    const Matrix<G> matrix = room_for(map, t);
+    if (!in_place_)
+      tiling_.for_each_piece(t, [&](const Piece& piece) { copy(piece.of(map), piece.of(matrix)); });
+    return matrix;
+  }
+
+ private:
+  const Tiling& tiling_;
+  const bool in_place_;
+  const Tensor room_;
+};
+
+}  // namespace attn_kernels
