@@ -2,7 +2,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from contract import DTYPES, SHAPES, Contract, Op, assert_right, make_x, output_gradient, run
+from contract import (
+    DTYPES,
+    SHAPES,
+    Contract,
+    Op,
+    assert_deterministic,
+    assert_right,
+    make_x,
+    output_gradient,
+    run,
+)
 from gam import eager_gate, gam_parameters
 
 import attn_kernels as ak
@@ -51,7 +61,17 @@ def op_with(activation: str) -> Op:
         opcheck,
         saved_bytes_per_pixel=0.27 * 64 * 4,  # of 64 channels in float32
         scales=scales,
+        same_on_any_threads=False,  # a library's matrix products
     )
+
+
+LARGE = [
+    ((2, 64, 40, 41), "identity"),
+    ((3, 256, 23, 23), "sigmoid"),
+    ((1, 700, 20, 21), "identity"),
+    ((5, 1024, 21, 22), "sigmoid"),
+    ((1, 520, 96, 95), "identity"),
+]
 
 
 class TestGamChannelGate(Contract):
@@ -69,22 +89,20 @@ class TestGamChannelGate(Contract):
         op = op_with(activation)
         assert_right(op, x, parameters, output_gradient(op, x, parameters))
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-    @pytest.mark.parametrize(
-        ("shape", "activation"),
-        [
-            ((2, 64, 40, 41), "identity"),
-            ((3, 256, 23, 23), "sigmoid"),
-            ((1, 700, 20, 21), "identity"),
-        ],
-        ids=str,
-    )
-    def test_many_tiles(self, shape, layout, activation, device):
-        """Images of many tiles, and sums of many partial gradients: no seam may show."""
+    @pytest.mark.parametrize(("shape", "activation"), LARGE, ids=str)
+    def test_many_tiles(self, shape, activation, layout, dtype, device):
+        """Tiles of parts of an image and of several, sums of many parts: no seam may show."""
         op = op_with(activation)
-        x = make_x(shape, torch.float32, layout, device)
-        parameters = gam_parameters(shape[1], torch.float32, device)
+        x = make_x(shape, dtype, layout, device)
+        parameters = gam_parameters(shape[1], dtype, device)
         assert_right(op, x, parameters, output_gradient(op, x, parameters))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("shape", [shape for shape, _ in LARGE[1:4]], ids=str)
+    def test_deterministic_in_many_tiles(self, shape, dtype, device):
+        assert_deterministic(self.op, make_x(shape, dtype, device=device), repetitions=12)
 
     def test_nan_spoils_its_pixel_alone(self, device):
         x = make_x((2, 20, 5, 6), device=device)

@@ -82,9 +82,17 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
         for (int64_t i = begin; i < end; ++i) {
           const Tile tile = tiling.tile(i);
           const Matrix<G> mixed = narrow.room_for(hidden_map, tile);
-          matmul(mixed, matrix_of<G>(weight1), wide.copy_of(x_map, tile, passes.copy));
+          const Matrix<G> tile_of_x = wide.copy_of(x_map, tile, passes.copy);
+          // Where products are rounded, the bias goes into the sum: near zero, where ReLU decides,
+          // the result must not have the rounding error of a large product. Else it comes last.
+          constexpr bool kRounded = !std::is_same_v<G, A>;
+          if (kRounded) {
+            tiling.for_each_piece(
+                tile, [&](const Piece& piece) { passes.fill(piece.of(mixed), data<A>(bias1)); });
+          }
+          matmul(mixed, matrix_of<G>(weight1), tile_of_x, kRounded ? 1 : 0);
           tiling.for_each_piece(tile, [&](const Piece& piece) {
-            passes.hidden(piece.of(mixed), data<A>(bias1), piece.of(hidden_map));
+            passes.relu(piece.of(mixed), kRounded ? nullptr : data<A>(bias1), piece.of(hidden_map));
           });
           const Matrix<G> gate = wide.room_for(y_map, tile);
           matmul(gate, matrix_of<G>(weight2), mixed);

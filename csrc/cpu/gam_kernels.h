@@ -40,10 +40,18 @@ void gam_copy(const Matrix<T>& from, const Matrix<G>& to) {
 }
 
 template <class T, class G>
-void gam_hidden(const Matrix<G>& mixed, const acc_t<T>* bias, const Matrix<T>& hidden) {
+void gam_fill(const Matrix<G>& mixed, const acc_t<T>* bias) {
+  for_each_vector_of(mixed, [&](int64_t c, int64_t p, auto lanes, auto channels) {
+    store_lanes(at(mixed, c, p), channels(bias), lanes);
+  });
+}
+
+template <class T, class G>
+void gam_relu(const Matrix<G>& mixed, const acc_t<T>* bias, const Matrix<T>& hidden) {
   using V = Vec<acc_t<T>>;
   for_each_vector_of(mixed, [&](int64_t c, int64_t p, auto lanes, auto channels) {
-    const V v = load_lanes(at(mixed, c, p), lanes) + channels(bias);
+    V v = load_lanes(at(mixed, c, p), lanes);
+    if (bias != nullptr) v += channels(bias);
     const V relu = v < 0 ? V{} : v;  // NaN stays
     store_lanes(at(hidden, c, p), relu, lanes);
     store_lanes(at(mixed, c, p), relu, lanes);

@@ -1,5 +1,5 @@
-// How the CPU kernel of GAM's channel gate cuts up its work, by the shape alone: no result depends
-// on the number of threads.
+// How the CPU kernel of GAM's channel gate cuts up its work, by the shape alone. (The library's
+// products may still round differently with another number of threads.)
 //
 // Few channels (small weights): tiles of an image fill a part of the cache, threads take whole
 // tiles, and everything that a tile goes through happens in the cache.
@@ -121,7 +121,7 @@ class Tiling {
     });
   }
 
-  // fn(first, count) over `rows` rows of a matrix: all of them, or blocks shared out.
+  // fn(first, count) over so many rows of a matrix: all of them, or blocks shared out.
   template <class Fn>
   void for_each_block(int64_t rows, const Fn& fn) const {
     if (!shared_) return fn(0, rows);

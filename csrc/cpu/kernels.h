@@ -103,8 +103,10 @@ struct GamPasses {
   using A = acc_t<T>;
   // to = from
   void (*copy)(const Matrix<T>& from, const Matrix<G>& to);
-  // hidden = relu(mixed + bias); mixed as well
-  void (*hidden)(const Matrix<G>& mixed, const A* bias, const Matrix<T>& hidden);
+  // mixed = bias
+  void (*fill)(const Matrix<G>& mixed, const A* bias);
+  // mixed = hidden = relu(mixed + bias); no bias where it is null
+  void (*relu)(const Matrix<G>& mixed, const A* bias, const Matrix<T>& hidden);
   // y = x * gate, where gate = activation(mixed + bias)
   void (*gate)(const Matrix<G>& mixed, const A* bias, bool sigmoid, const Matrix<T>& x,
                const Matrix<T>& y);

@@ -3,14 +3,9 @@ namespace attn_kernels::ATTN_ISA {
 
 template <class T, class G>
 constexpr GamPasses<T, G> kGamPasses = {
-    gam_copy<T, G>,
-    gam_hidden<T, G>,
-    gam_gate<T, G>,
-    gam_gate_backward<T, G>,
-    gam_hidden_backward<T, G>,
-    gam_dx<T, G>,
-    gam_add_pixels<T, G>,
-    gam_add<T, G>,
+    gam_copy<T, G>, gam_fill<T, G>,          gam_relu<T, G>,
+    gam_gate<T, G>, gam_gate_backward<T, G>, gam_hidden_backward<T, G>,
+    gam_dx<T, G>,   gam_add_pixels<T, G>,    gam_add<T, G>,
 };
 
 template <class T>
