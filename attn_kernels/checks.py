@@ -31,9 +31,12 @@ def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
         raise ValueError(f"{name}: expected a tensor on {x.device} (as x), got one on {t.device}")
 
 
-def check_shape(name: str, t: torch.Tensor, expected: tuple[int, ...]) -> None:
+def check_operand(name: str, t: torch.Tensor, expected: tuple[int, ...], x: torch.Tensor) -> None:
+    """A floating tensor of the expected shape on x's device."""
+    check_floating(name, t)
     if t.shape != expected:
-        raise ValueError(f"{name}: expected shape {expected}, got {shape(t)}")
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {shape(t)}")
+    check_same_device(name, t, x)
 
 
 def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -45,9 +48,7 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     check_kernel_size("weight", weight.shape[2])
     check_same_device("weight", weight, x)
     if bias is not None:
-        check_floating("bias", bias)
-        check_shape("bias", bias, (1,))
-        check_same_device("bias", bias, x)
+        check_operand("bias", bias, (1,), x)
 
 
 def check_gam(
@@ -67,12 +68,10 @@ def check_gam(
             f"w1: expected shape (R, {channels}) with R of at least 1, got {shape(w1)}"
         )
     hidden = w1.shape[0]
-    expected = {"b1": (b1, (hidden,)), "w2": (w2, (channels, hidden)), "b2": (b2, (channels,))}
-    for name, (parameter, sizes) in expected.items():
-        check_floating(name, parameter)
-        check_shape(name, parameter, sizes)
-    for name, parameter in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
-        check_same_device(name, parameter, x)
+    check_same_device("w1", w1, x)
+    check_operand("b1", b1, (hidden,), x)
+    check_operand("w2", w2, (channels, hidden), x)
+    check_operand("b2", b2, (channels,), x)
     check_activation(activation)
 
 
@@ -88,15 +87,9 @@ def check_scale_gate(
 ) -> None:
     """Arguments of the affine gate: a as x, scale and shift (C,)."""
     check_feature_map("x", x)
-    expected = {
-        "a": (a, tuple(x.shape)),
-        "scale": (scale, x.shape[1:2]),
-        "shift": (shift, x.shape[1:2]),
-    }
-    for name, (tensor, sizes) in expected.items():
-        check_floating(name, tensor)
-        check_shape(name, tensor, tuple(sizes))
-        check_same_device(name, tensor, x)
+    check_operand("a", a, x.shape, x)
+    check_operand("scale", scale, x.shape[1:2], x)
+    check_operand("shift", shift, x.shape[1:2], x)
 
 
 def check_kernel_size(name: str, k: int) -> None:

@@ -167,10 +167,8 @@ def gam_channel_gate(
     if backend_for("gam_channel_gate", x) == "reference":
         y = reference.gam_channel_gate(x, w1, b1, w2, b2, activation)
     else:
-        mlp = (ops.mlp_parameter(p, x) for p in (w1, b1, w2, b2))
-        y, _ = _apply(
-            autograd.GamChannelGate, ops.gam_channel_gate, ops.dense(x), *mlp, activation
-        )
+        mlp = (ops.either_parameter(p, x) for p in (w1, b1, w2, b2))
+        y, _ = _apply(autograd.GamChannelGate, ops.gam_channel_gate, ops.dense(x), *mlp, activation)
     map_dtype = _map_dtype(x)
     return y if map_dtype == x.dtype else y.to(torch.promote_types(x.dtype, map_dtype))
 
@@ -202,8 +200,8 @@ def scale_gate(
         x, a = x.to(dtype), a.to(dtype)
     if backend_for("scale_gate", x) == "reference":
         return reference.scale_gate(x, a, scale, shift)
-    dense, *affine = _prepared(x, scale, shift)
-    return _apply(autograd.ScaleGate, ops.scale_gate, dense, a, *affine)
+    affine = (ops.either_parameter(p, x) for p in (scale, shift))
+    return _apply(autograd.ScaleGate, ops.scale_gate, ops.dense(x), a, *affine)
 
 
 def _prepared(x: torch.Tensor, *parameters: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

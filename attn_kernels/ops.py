@@ -40,9 +40,10 @@ def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     return (p if p.dtype == acc else p.to(acc)).contiguous()
 
 
-def mlp_parameter(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A parameter of the channel gate's MLP: as `parameter`, but one in x's dtype stays in it."""
-    return p.contiguous() if p.dtype == x.dtype else parameter(p, x)
+def either_parameter(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """As `parameter`, but one in x's dtype stays in it: for ops that widen it themselves."""
+    acc = acc_dtype(x)
+    return (p if p.dtype in (acc, x.dtype) else p.to(acc)).contiguous()
 
 
 def _empty_like(x: torch.Tensor) -> torch.Tensor:
@@ -90,7 +91,9 @@ def _scale_gate(x, a, scale, shift):
 
 
 def _scale_gate_backward(dy, x, a, scale, shift):
-    return _empty_like(x), _empty_like(x), torch.empty_like(scale), torch.empty_like(shift)
+    acc = acc_dtype(x)
+    gradients = (torch.empty_like(p, dtype=acc) for p in (scale, shift))
+    return _empty_like(x), _empty_like(x), *gradients
 
 
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {

@@ -133,13 +133,17 @@ def tile_options(layout: MapLayout, channels: int) -> dict:
     }
 
 
+def affine_parameter(p: torch.Tensor) -> torch.Tensor:
+    return p.float().contiguous()
+
+
 def scale_gate(
     x: torch.Tensor, a: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
     """y, in x's dtype and memory format; x and a (N, C, H, W) of any strides, scale and shift (C)
-    float32.
+    float32 or x's dtype.
     """
-    x = native(x)
+    x, scale, shift = native(x), affine_parameter(scale), affine_parameter(shift)
     layout = MapLayout.of(x)
     channels = x.shape[1]
     y = new_map(x, channels, layout)
@@ -148,9 +152,7 @@ def scale_gate(
     options = tile_options(layout, channels)
     tiles = triton.cdiv(layout.pixels, options["P"]) * triton.cdiv(channels, options["BC"])
     with torch.cuda.device_of(x):
-        scale_gate_kernel[(tiles,)](
-            x, like(a, layout), scale.contiguous(), shift.contiguous(), y, **options
-        )
+        scale_gate_kernel[(tiles,)](x, like(a, layout), scale, shift, y, **options)
     return y
 
 
@@ -160,7 +162,7 @@ def scale_gate_backward(
     """(dx, da, d_scale, d_shift): dx and da in the dtypes of x and a and in x's memory format; the
     others float32.
     """
-    x = native(x)
+    x, scale, shift = native(x), affine_parameter(scale), affine_parameter(shift)
     layout = MapLayout.of(x)
     channels = x.shape[1]
     dx, da = new_map(x, channels, layout), new_map(x, channels, layout, a.dtype)
@@ -178,8 +180,8 @@ def scale_gate_backward(
                 like(dy, layout),
                 x,
                 like(a, layout),
-                scale.contiguous(),
-                shift.contiguous(),
+                scale,
+                shift,
                 dx,
                 da,
                 partials,

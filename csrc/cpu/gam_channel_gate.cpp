@@ -48,17 +48,6 @@ void with_product_type(const Call& call, const Fn& fn) {
   fn(kernels<T>().gam, acc_t<T>{});
 }
 
-template <class E>
-Matrix<E> matrix_of(const Tensor& t) {
-  return {data<E>(t), t.size(0), t.size(1), t.size(1), 1};
-}
-
-// A parameter in the type in which it is used.
-template <class E>
-Tensor parameter(const Tensor& p) {
-  return p.scalar_type() == kScalarType<E> ? p : torch::stable::to(p, kScalarType<E>);
-}
-
 // ---- Forward ------------------------------------------------------------------------------------
 
 std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w1, const Tensor& b1,
@@ -72,8 +61,8 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
     using A = acc_t<T>;
     with_product_type<T>(call, [&](const auto& passes, auto product) {
       using G = decltype(product);
-      const Tensor weight1 = parameter<G>(w1), weight2 = parameter<G>(w2);
-      const Tensor bias1 = parameter<A>(b1), bias2 = parameter<A>(b2);
+      const Tensor weight1 = parameter<T, G>(w1, x), weight2 = parameter<T, G>(w2, x);
+      const Tensor bias1 = parameter<T, A>(b1, x), bias2 = parameter<T, A>(b2, x);
       const Tiling tiling(x, call.r, sizeof(G));
       const auto x_map = map_of<T>(x, x.tensor, x.c), y_map = map_of<T>(x, y, x.c);
       const auto hidden_map = map_of<T>(x, hidden, call.r);
@@ -242,16 +231,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     using A = acc_t<T>;
     with_product_type<T>(call, [&](const auto& passes, auto product) {
       using G = decltype(product);
-      const Tensor weight1 = parameter<G>(w1), weight2 = parameter<G>(w2);
+      const Tensor weight1 = parameter<T, G>(w1, x), weight2 = parameter<T, G>(w2, x);
       const Tiling tiling(x, call.r, sizeof(G));
-      const Tensor bias2 = parameter<A>(b2);
+      const Tensor bias2 = parameter<T, A>(b2, x);
       // The first unit's sums become the total.
       const int64_t others = tiling.units() - 1, size = 2 * x.c * call.r + x.c + call.r;
       const Tensor partials = gradient(others, size);
-      const Sums<A> total{matrix_of<A>(d_w1),
-                          matrix_of<A>(d_w2),
-                          {data<A>(d_b1), call.r, 1, 1, 1},
-                          {data<A>(d_b2), x.c, 1, 1, 1}};
+      const Sums<A> total{matrix_of<A>(d_w1), matrix_of<A>(d_w2), matrix_of<A>(d_b1),
+                          matrix_of<A>(d_b2)};
       const auto sums_of = [&](int64_t unit) {
         return unit == 0 ? total : split(data<A>(partials) + (unit - 1) * size, x.c, call.r);
       };

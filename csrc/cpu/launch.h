@@ -36,6 +36,26 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
+template <class E>
+Matrix<E> matrix_of(const Tensor& t) {
+  const int64_t rows = t.size(0), columns = t.dim() == 2 ? t.size(1) : 1;
+  return {data<E>(t), rows, columns, columns, 1};
+}
+
+// A parameter of a map of T's in the type in which it is used.
+template <class T, class E>
+Tensor parameter(const Tensor& p, const FeatureMap& x) {
+  if (p.scalar_type() == kScalarType<E>) return p;
+  if constexpr (std::is_same_v<E, acc_t<T>>) {  // small ones are faster widened here
+    const Matrix<T> from = matrix_of<T>(p);
+    const Tensor wide = empty(x, std::array{from.rows, from.columns}, kScalarType<E>);
+    kernels<T>().gam.copy(from, matrix_of<E>(wide));
+    return wide;
+  } else {
+    return torch::stable::to(p, kScalarType<E>);
+  }
+}
+
 // Images are the tasks; where they don't share out evenly over the threads, their rows are split
 // as well. No result depends on the split.
 inline Problem make_problem(const FeatureMap& x, int k) {

@@ -9,8 +9,8 @@ namespace {
 
 ScaleGateProblem make_scale_gate_problem(const FeatureMap& x, const Tensor& a, const Tensor& scale,
                                          const Tensor& shift) {
-  check_parameter("scale", scale, x, std::array{x.c});
-  check_parameter("shift", shift, x, std::array{x.c});
+  check_parameter("scale", scale, x, std::array{x.c}, true);
+  check_parameter("shift", shift, x, std::array{x.c}, true);
   check_same_shape("a", a, x);
   if (x.channels_last) return {1, x.c, x.pixels(), true};
   return {x.n, x.c, x.h * x.w, false};
@@ -35,8 +35,10 @@ Tensor scale_gate(const Tensor& x_any, const Tensor& a_any, const Tensor& scale,
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
-    run_tasks(kernels<T>().scale_gate, ScaleGate<T>{problem, data<T>(x.tensor), data<T>(a),
-                                                    data<A>(scale), data<A>(shift), data<T>(y)});
+    const Tensor acc_scale = parameter<T, A>(scale, x), acc_shift = parameter<T, A>(shift, x);
+    run_tasks(kernels<T>().scale_gate,
+              ScaleGate<T>{problem, data<T>(x.tensor), data<T>(a), data<A>(acc_scale),
+                           data<A>(acc_shift), data<T>(y)});
   });
   return y;
 }
@@ -57,12 +59,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_gate_backward(const Tensor& dy_
     using T = decltype(t);
     using A = acc_t<T>;
     std::vector<A> partials(static_cast<size_t>(problem.units() * 2 * x.c));
-    run_tasks(
-        kernels<T>().scale_gate_backward,
-        ScaleGateBackward<T>{problem, data<T>(dy), data<T>(x.tensor), data<T>(a), data<A>(scale),
-                             data<A>(shift), data<T>(dx), data<T>(da), partials.data()});
+    const Tensor acc_scale = parameter<T, A>(scale, x), acc_shift = parameter<T, A>(shift, x);
+    run_tasks(kernels<T>().scale_gate_backward,
+              ScaleGateBackward<T>{problem, data<T>(dy), data<T>(x.tensor), data<T>(a),
+                                   data<A>(acc_scale), data<A>(acc_shift), data<T>(dx), data<T>(da),
+                                   partials.data()});
     std::vector<double> sum(static_cast<size_t>(2 * x.c));
-    for (int64_t i = 0; i < problem.units() * 2 * x.c; ++i) sum[i % (2 * x.c)] += partials[i];
+    for (int64_t unit = 0; unit < problem.units(); ++unit)
+      for (int64_t i = 0; i < 2 * x.c; ++i) sum[i] += partials[unit * 2 * x.c + i];
     std::copy_n(sum.begin(), x.c, data<A>(d_scale));
     std::copy_n(sum.begin() + x.c, x.c, data<A>(d_shift));
   });

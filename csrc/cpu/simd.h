@@ -183,15 +183,17 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
 
 template <class A>
 ATTN_INLINE A sum_of_lanes(Vec<A> v) {
-  A sum = 0;
-  for (int i = 0; i < kLanes<A>; ++i) sum += v[i];
-  return sum;
+  A lane[kLanes<A>];
+  store_raw(lane, v);
+  for (int width = kLanes<A> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
 }
 
 // ---- exp -------------------------------------------------------------------------------------
 
-// exp(x) within 1 ulp or so: 2^n * exp(r) with |r| <= ln(2)/2, the series to r^7/7!. 2^n is applied
-// in two halves, so that results overflow to inf and underflow through the subnormals to 0.
+// exp(x) within 1 ulp or so: 2^n * exp(r) with |r| <= ln(2)/2, the series to r^7/7!. Results
+// overflow to inf and underflow through the subnormals to 0.
 struct VectorExp {
   ATTN_INLINE Vec<float> operator()(Vec<float> x) const;
   ATTN_INLINE Vec<double> operator()(Vec<double> x) const;
@@ -199,7 +201,6 @@ struct VectorExp {
 
 Vec<float> VectorExp::operator()(Vec<float> x) const {
   using V = Vec<float>;
-  using I = IntVec<float>;
   x = x > 104.0f ? V{} + 104.0f : x;  // NaN fails both comparisons and stays
   x = x < -104.0f ? V{} - 104.0f : x;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
@@ -214,11 +215,17 @@ Vec<float> VectorExp::operator()(Vec<float> x) const {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
+#if ATTN_VECTOR_BYTES == 64
+  return _mm512_maskz_scalef_ps(0xffff, series, n);
+#else
+  // In two halves, each of which is a normal number.
+  using I = IntVec<float>;
   const I power = reinterpret_cast<I>(shifted) - 0x4b400000;  // n as an integer
   const I half = power >> 1;
   const V scale_a = reinterpret_cast<V>((half + 127) << 23);
   const V scale_b = reinterpret_cast<V>((power - half + 127) << 23);
   return series * scale_a * scale_b;
+#endif
 }
 
 Vec<double> VectorExp::operator()(Vec<double> x) const {
