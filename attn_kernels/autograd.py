@@ -45,7 +45,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def run(cls, *args):
-        """apply() without its binding of defaults, a fifth of a small gate's host cost."""
+        """apply() without its binding of defaults to the signature, done anew at every call."""
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return cls.apply(*args)
         return super(torch.autograd.Function, cls).apply(*args)
@@ -81,20 +81,13 @@ class SpatialGate(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, weight, bias = inputs
-        _, map, pooled = output
-        ctx.mark_non_differentiable(map, pooled)
-        ctx.save_for_backward(x, weight, bias, map, pooled)
+        _, *saved = output
+        ctx.mark_non_differentiable(*saved)
+        ctx.save_for_backward(*inputs, *saved)
 
     @staticmethod
     def backward(ctx, dy, d_map, d_pooled):
-        x, weight, bias, map, pooled = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiable_backward(
-                reference.spatial_gate, (x, weight, bias), ctx.needs_input_grad, dy
-            )
-        dx, d_weight, d_bias = ops.spatial_gate_backward(dy, x, weight, map, pooled)
-        return dx, d_weight, None if bias is None else d_bias
+        return spatial_backward(ctx, dy, ops.spatial_gate_backward, reference.spatial_gate)
 
 
 class SpatialAttention(Function):
@@ -106,20 +99,24 @@ class SpatialAttention(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, weight, bias = inputs
-        map, pooled = output
+        _, pooled = output
         ctx.mark_non_differentiable(pooled)
-        ctx.save_for_backward(x, weight, bias, map, pooled)
+        ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
     def backward(ctx, d_map, d_pooled):
-        x, weight, bias, map, pooled = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiable_backward(
-                reference.spatial_attention, (x, weight, bias), ctx.needs_input_grad, d_map
-            )
-        dx, d_weight, d_bias = ops.spatial_attention_backward(d_map, x, weight, map, pooled)
-        return dx, d_weight, None if bias is None else d_bias
+        return spatial_backward(
+            ctx, d_map, ops.spatial_attention_backward, reference.spatial_attention
+        )
+
+
+def spatial_backward(ctx, gradient, op, formula) -> Gradients:
+    """Gradients of x, weight and bias from what both of the above save."""
+    x, weight, bias, map, pooled = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return differentiable_backward(formula, (x, weight, bias), ctx.needs_input_grad, gradient)
+    dx, d_weight, d_bias = op(gradient, x, weight, map, pooled)
+    return dx, d_weight, None if bias is None else d_bias
 
 
 class GamChannelGate(Function):

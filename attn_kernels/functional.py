@@ -3,7 +3,8 @@
 All of them take x as (N, C, H, W) in float32, float16, bfloat16 or float64, in any strides
 (contiguous and channels_last are native, others are copied once), and return results in x's dtype
 and memory format. Parameters may have another floating dtype than x: they are used in float32
-(float64 for float64 maps). Under autocast results have the dtype that the eager module would give.
+(float64 for float64 maps) unless said otherwise. Under autocast results have the dtype that the
+eager module would give.
 """
 
 from __future__ import annotations
@@ -146,6 +147,10 @@ def gam_channel_gate(
     """GAM's channel gate: an MLP over the channels of every pixel, applied to x.
 
     ``x * activation(w2 @ relu(w1 @ x[n, :, h, w] + b1) + b2)``
+
+    On the CPU the matrix products are PyTorch's own: their last bits may change with the number of
+    threads, and where the processor has instructions for products of bfloat16, weights are rounded
+    to it for maps of that dtype.
 
     Args:
         x: (N, C, H, W).

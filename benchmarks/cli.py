@@ -46,7 +46,8 @@ def parser() -> Parser:
     add(
         "--against",
         help=f"comma list of {', '.join(providers.NAMES)} "
-        f"(default {','.join(providers.DEFAULT_AGAINST)}); ours and the copy are always there",
+        f"(default {','.join(providers.DEFAULT_AGAINST)}); always there: ours and the yardsticks "
+        f"{' and '.join(providers.YARDSTICKS)}",
     )
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--threads", type=int, help="of the CPU (default: PyTorch's)")
@@ -130,7 +131,7 @@ def plan_of(options: argparse.Namespace, device: str) -> runner.Plan:
     return runner.Plan(
         setups,
         modes,
-        list(dict.fromkeys([providers.OURS, *against, providers.COPY])),
+        list(dict.fromkeys([providers.OURS, *against, *providers.YARDSTICKS])),
         device,
         options.seconds,
         deadline(options),

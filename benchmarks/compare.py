@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from .errors import InputError
+from .providers import YARDSTICKS
 from .results import KEYS
 
 # Smaller maps measure the cost of a call, not memory: they have no distance to the limit.
@@ -69,7 +70,7 @@ def shortfalls(frame) -> list[str]:
     for c in comparisons(frame):
         for provider in c.rows:
             ratio = c.speedup(c.ours, provider)
-            if ratio is not None and ratio < 1 and provider != "copy":
+            if ratio is not None and ratio < 1 and provider not in YARDSTICKS:
                 found.append(
                     f"{' '.join(c.key)}: {provider} is {1 / ratio:.2f}x as fast as {c.ours}"
                 )

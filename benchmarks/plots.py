@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from .compare import MINIMUM_BYTES, Comparison, comparisons
+from .providers import EAGER, YARDSTICKS
 
 COLOURS = {
     "ours-cuda": "#c0392b",
@@ -72,13 +73,12 @@ def speedup(shown: list[Comparison]):
 
 
 def bars_of(group: list[Comparison]) -> dict[str, list[float | None]]:
-    providers = dict.fromkeys(
-        name for c in group for name in c.rows if name not in ("copy", "eager")
-    )
+    providers = dict.fromkeys(name for c in group for name in c.rows)
     return {
         name: bars
         for name in providers
-        if name not in ("copy", "eager") and any(bars := [c.speedup(name, "eager") for c in group])
+        if name not in (EAGER, *YARDSTICKS)
+        and any(bars := [c.speedup(name, "eager") for c in group])
     }
 
 
@@ -152,7 +152,7 @@ def draw_roofline(axis, group: list[Comparison]) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("bytes that the limit moves / bytes moved (model)")
     axis.set_ylabel("useful GB/s")
-    providers = dict.fromkeys(n for c in group for n in c.rows if n != "copy" and c.time(n))
+    providers = dict.fromkeys(n for c in group for n in c.rows if n not in YARDSTICKS and c.time(n))
 
     def handle(label: str, **style):
         return plt.Line2D([], [], **NO_LINE | style, label=label)

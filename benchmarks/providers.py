@@ -1,10 +1,11 @@
-"""Who does the work: ours by backend, eager PyTorch, torch.compile, peers, a copy of x."""
+"""Who does the work: ours by backend, eager PyTorch, torch.compile, peers; and two yardsticks."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -15,10 +16,10 @@ from .ops import Inputs, Op
 
 Function = Callable[..., torch.Tensor]
 
-COPY = "copy"
+COPY, PRODUCTS = YARDSTICKS = ("copy", "products")  # of memory, and of arithmetic
 EAGER = "eager"
 OURS = "ours"
-NAMES = (OURS, EAGER, "compile", "compile-max-autotune", "timm", "reference", COPY)
+NAMES = (OURS, EAGER, "compile", "compile-max-autotune", "timm", "reference", *YARDSTICKS)
 DEFAULT_AGAINST = (EAGER, "compile", "timm")
 
 
@@ -28,19 +29,23 @@ class MissingError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Provider:
-    """fn(x, *parameters) -> y, to be called inside context()."""
+    """fn(x, *parameters) -> y, to be called inside context(). A yardstick is no implementation:
+    its fn(mode) does what it stands for.
+    """
 
     name: str
-    fn: Function
+    fn: Callable[..., Any]
     context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     @property
-    def is_copy(self) -> bool:
-        return self.name == COPY
+    def is_yardstick(self) -> bool:
+        return self.name in YARDSTICKS
 
 
 def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
-    """The providers behind one of NAMES: several for `ours`, one for any other; or MissingError."""
+    """The providers behind one of NAMES: several for `ours`, one for any other; or MissingError.
+    Only ops that consist of matrix products have that yardstick.
+    """
     if name == OURS:
         return ours(op, inputs)
     if name == "reference":
@@ -55,7 +60,9 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
     if name == "timm":
         return [Provider(name, timm_layer(op, inputs))]
     if name == COPY:
-        return [Provider(name, lambda x, *parameters: x.clone())]
+        return [Provider(name, lambda mode: inputs.x.clone())]
+    if name == PRODUCTS:
+        return [Provider(name, gam_products(inputs))] if op.name == "gam_channel_gate" else []
     return [Provider(name, op.eager)]
 
 
@@ -103,3 +110,24 @@ def timm_layer(op: Op, inputs: Inputs) -> Function:
     layer.conv.conv.weight = weight
     layer.conv.bn = torch.nn.Identity()
     return lambda x, weight: layer(x)
+
+
+def gam_products(inputs: Inputs) -> Callable[[str], None]:
+    """The matrix products of GAM's channel gate alone, on pixels that lie as they like it best: two
+    forward and four backward, as eager PyTorch needs, which keeps the gate for the backward.
+    """
+    x, w1, _, w2, _ = (t.detach() for t in inputs.tensors)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
+    hidden = pixels @ w1.t()
+    gate = hidden @ w2.t()
+
+    def run(mode: str) -> None:
+        if mode != "bwd":
+            (pixels @ w1.t()) @ w2.t()
+        if mode != "fwd":
+            d_hidden = gate @ w2
+            gate.t() @ hidden
+            d_hidden @ w1
+            d_hidden.t() @ pixels
+
+    return run

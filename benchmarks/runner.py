@@ -158,9 +158,9 @@ def write_mode(
                 )
             )
         else:
-            base.error = None if provider.is_copy else verdict.error
+            base.error = None if provider.is_yardstick else verdict.error
             base.peak_bytes = memory.peak_bytes(tasks[provider.name], plan.device)
-            if mode != "fwd" and not provider.is_copy:
+            if mode != "fwd" and not provider.is_yardstick:
                 with provider.context():
                     base.saved_bytes = memory.saved_bytes(provider.fn, inputs.tensors)
             for row in timed_rows(base, samples, failures):
@@ -169,6 +169,10 @@ def write_mode(
 
 def make_task(provider: Provider, mode: str, inputs: Inputs) -> timing.Task:
     fn, tensors, dy = provider.fn, inputs.tensors, inputs.dy
+
+    def measure_up(_):
+        with torch.no_grad():
+            return fn(mode)
 
     def infer(_):
         with torch.no_grad():
@@ -183,7 +187,9 @@ def make_task(provider: Provider, mode: str, inputs: Inputs) -> timing.Task:
     def train(_):
         return torch.autograd.grad(fn(*tensors), tensors, dy)
 
-    if mode == "fwd" or provider.is_copy:
+    if provider.is_yardstick:
+        return timing.Task(provider.name, measure_up, context=provider.context)
+    if mode == "fwd":
         return timing.Task(provider.name, infer, context=provider.context)
     if mode == "full":
         return timing.Task(provider.name, train, context=provider.context)

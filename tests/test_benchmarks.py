@@ -265,6 +265,18 @@ def test_rows_say_everything(tmp_path):
     assert copies["error"].isna().all()
 
 
+def test_products_are_the_yardstick_of_ops_that_have_some(tmp_path):
+    gam = dataclasses.replace(SETUP, op="gam_channel_gate")
+    plan = small_plan("products", modes=("fwd", "bwd", "full"), setups=(SETUP, gam))
+    frame, said = measured(plan, tmp_path)
+    assert list(zip(frame["op"], frame["mode"], strict=True)) == [
+        ("gam_channel_gate", mode) for mode in ("fwd", "bwd", "full")
+    ]
+    assert (frame["p50_us"] > 0).all()
+    assert frame["moved_bytes"].isna().all()
+    assert said == []
+
+
 def test_commit_of_a_tree_without_history(monkeypatch):
     def no_git(*args, **kwargs):
         raise OSError

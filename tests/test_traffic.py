@@ -41,6 +41,8 @@ def test_cached_second_readings_are_not_counted():
     without = traffic.spatial_gate_ours(MAPS_ONLY)
     with_reuse = traffic.spatial_gate_ours(traffic.Sizes(100, 0, 0, 0, 25, reuse=True))
     assert (without.fwd - with_reuse.fwd, without.bwd - with_reuse.bwd) == (100, 100)
+    tile = traffic.gam_ours(traffic.Sizes(100, 0, 0, 0, 25, reuse=True))
+    assert (tile.fwd, tile.bwd) == (225, 325)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

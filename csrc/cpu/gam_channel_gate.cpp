@@ -148,8 +148,17 @@ class UnitBackward {
         product_(std::is_same_v<G, A> ? Tensor() : room(call.x, call.x.c * call.r)) {}
 
   void run(int64_t unit, const Sums<A>& sums) const {
-    Sums<A>::for_each([&](auto member) { clear(sums.*member); });
-    tiling_.for_each_tile_of_unit(unit, [&](const Tile& tile) { run_tile(tile, sums); });
+    clear(sums.d_b1);
+    clear(sums.d_b2);
+    bool first = true;
+    tiling_.for_each_tile_of_unit(unit, [&](const Tile& tile) {
+      run_tile(tile, sums, first);
+      first = false;
+    });
+    if (first) {  // an empty batch
+      clear(sums.d_w1);
+      clear(sums.d_w2);
+    }
   }
 
  private:
@@ -157,7 +166,8 @@ class UnitBackward {
     return empty(x, std::array{count}, kScalarType<G>);
   }
 
-  void run_tile(const Tile& tile, const Sums<A>& sums) const {
+  // `first`: the weights' sums begin here.
+  void run_tile(const Tile& tile, const Sums<A>& sums, bool first) const {
     const Matrix<G> x = wide_.copy_of(x_, tile, passes_.copy);
     const Matrix<G> hidden = narrow_.copy_of(hidden_, tile, passes_.copy);
     const Matrix<G> gate = tiling_.packed(data<G>(gate_), x_.channels, tile);
@@ -172,8 +182,8 @@ class UnitBackward {
     tiling_.for_each_piece(tile, [&](const Piece& piece) {
       passes_.hidden_backward(piece.of(hidden_), piece.of(d_hidden));
     });
-    add_product(d_hidden, x, sums.d_w1);
-    add_product(da, hidden, sums.d_w2);
+    add_product(d_hidden, x, sums.d_w1, first);
+    add_product(da, hidden, sums.d_w2, first);
     add_pixels(d_hidden, sums.d_b1);
     add_pixels(da, sums.d_b2);
     const Matrix<G>& through_hidden = da;  // which has served
@@ -183,15 +193,16 @@ class UnitBackward {
     });
   }
 
-  // sum += a @ b^T
-  void add_product(const Matrix<G>& a, const Matrix<G>& b, const Matrix<A>& sum) const {
+  // sum += a @ b^T, or sum = a @ b^T where it is the first term
+  void add_product(const Matrix<G>& a, const Matrix<G>& b, const Matrix<A>& sum, bool first) const {
     if constexpr (std::is_same_v<G, A>) {
-      matmul(sum, a, b.transposed(), 1);
+      matmul(sum, a, b.transposed(), first ? 0 : 1);
     } else {
       const Matrix<G> product{data<G>(product_), sum.rows, sum.columns, sum.columns, 1};
       matmul(product, a, b.transposed());
-      tiling_.for_each_block(sum.rows, [&](int64_t first, int64_t count) {
-        passes_.add(product.rows_from(first, count), sum.rows_from(first, count));
+      const auto add = first ? kernels<T>().gam.copy : passes_.add;
+      tiling_.for_each_block(sum.rows, [&](int64_t row, int64_t count) {
+        add(product.rows_from(row, count), sum.rows_from(row, count));
       });
     }
   }

@@ -121,36 +121,23 @@ void gam_add(const Matrix<G>& from, const Matrix<acc_t<T>>& to) {
   });
 }
 
-// In short partial sums.
 template <class T, class G>
 void gam_add_pixels(const Matrix<G>& from, acc_t<T>* sums) {
   using A = acc_t<T>;
-  constexpr int64_t kVectorsPerSum = 16;
   if (from.column_stride == 1) {
-    constexpr int64_t kPixelsPerSum = kVectorsPerSum * kLanes<A>;
-    for (int64_t c = 0; c < from.rows; ++c) {
-      Vec<A> total{};
-      for (int64_t first = 0; first < from.columns; first += kPixelsPerSum) {
-        Vec<A> sum{};
-        for_each_vector<A>(
-            std::min(kPixelsPerSum, from.columns - first),
-            [&](int64_t p, auto lanes) { sum += load_lanes(at(from, c, first + p), lanes); });
-        total += sum;
-      }
-      sums[c] += sum_of_lanes<A>(total);
-    }
-  } else {
-    for_each_vector<A>(from.rows, [&](int64_t c, auto lanes) {
-      Vec<A> total{};
-      for (int64_t first = 0; first < from.columns; first += kVectorsPerSum) {
-        Vec<A> sum{};
-        for (int64_t p = first; p < std::min(first + kVectorsPerSum, from.columns); ++p)
-          sum += load_lanes(at(from, c, p), lanes);
-        total += sum;
-      }
-      store_lanes(sums + c, load_lanes(sums + c, lanes) + total, lanes);
-    });
+    for (int64_t c = 0; c < from.rows; ++c) sums[c] += sum_of_values(at(from, c, 0), from.columns);
+    return;
   }
+  for_each_vector<A>(from.rows, [&](int64_t c, auto lanes) {
+    Vec<A> total = load_lanes(sums + c, lanes);
+    for (int64_t first = 0; first < from.columns; first += kVectorsPerSum) {
+      Vec<A> part{};
+      for (int64_t p = first; p < std::min(first + kVectorsPerSum, from.columns); ++p)
+        part += load_lanes(at(from, c, p), lanes);
+      total += part;
+    }
+    store_lanes(sums + c, total, lanes);
+  });
 }
 
 }  // namespace attn_kernels::ATTN_ISA

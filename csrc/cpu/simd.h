@@ -190,6 +190,26 @@ ATTN_INLINE A sum_of_lanes(Vec<A> v) {
   return lane[0];
 }
 
+// Terms of a sum are added up in parts of so many vectors, which are added up in turn: then the
+// rounding error hardly grows with their number.
+constexpr int64_t kVectorsPerSum = 16;
+
+// The sum of `count` values, in the type in which they are summed.
+template <class T>
+ATTN_INLINE acc_t<T> sum_of_values(const T* values, int64_t count) {
+  using A = acc_t<T>;
+  constexpr int64_t kPart = kVectorsPerSum * kLanes<A>;
+  Vec<A> total{};
+  for (int64_t first = 0; first < count; first += kPart) {
+    Vec<A> part{};
+    for_each_vector<A>(count - first < kPart ? count - first : kPart, [&](int64_t i, auto lanes) {
+      part += load_lanes(values + first + i, lanes);
+    });
+    total += part;
+  }
+  return sum_of_lanes<A>(total);
+}
+
 // ---- exp -------------------------------------------------------------------------------------
 
 // exp(x) within 1 ulp or so: 2^n * exp(r) with |r| <= ln(2)/2, the series to r^7/7!. Results

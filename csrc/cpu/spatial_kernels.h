@@ -228,9 +228,7 @@ void weight_backward_unit(const WeightBackward<A>& a, int64_t unit) {
       stencil_weight_backward<K>(in, d_logit.row(0), p.k, rows * in.stride, d_weight);
     });
   }
-  Vec<A> sum{};
-  for (int64_t q = 0; q < rows * d_logit.stride; q += kLanes<A>) sum += load(d_logit.row(0) + q);
-  *d_weight = sum_of_lanes<A>(sum);
+  *d_weight = sum_of_values(a.d_logit + (n * p.h + r) * p.w, rows * p.w);
 }
 
 // ---- Channel pooling alone ----------------------------------------------------------------------

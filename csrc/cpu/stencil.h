@@ -107,12 +107,17 @@ void stencil_weight_backward(const Plane<A>& in, const A* d_logit, int runtime_k
   constexpr int kMost = K > 0 ? K : 15;
   for (int ky = 0; ky < k; ++ky) {
     const A* p = in.at(0) + ky * in.stride;
-    Vec<A> sum[kMost] = {};
-    for (int64_t q = 0; q < count; q += kLanes<A>) {
-      const Vec<A> d = load(d_logit + q);
-      for (int kx = 0; kx < k; ++kx) sum[kx] += d * load(p + q + kx);
+    Vec<A> total[kMost] = {};
+    constexpr int64_t kPart = kVectorsPerSum * kLanes<A>;
+    for (int64_t first = 0; first < count; first += kPart) {
+      Vec<A> part[kMost] = {};
+      for (int64_t q = first; q < std::min(first + kPart, count); q += kLanes<A>) {
+        const Vec<A> d = load(d_logit + q);
+        for (int kx = 0; kx < k; ++kx) part[kx] += d * load(p + q + kx);
+      }
+      for (int kx = 0; kx < k; ++kx) total[kx] += part[kx];
     }
-    for (int kx = 0; kx < k; ++kx) d_weight[ky * k + kx] = sum_of_lanes<A>(sum[kx]);
+    for (int kx = 0; kx < k; ++kx) d_weight[ky * k + kx] = sum_of_lanes<A>(total[kx]);
   }
 }
 
