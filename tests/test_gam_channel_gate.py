@@ -104,6 +104,14 @@ class TestGamChannelGate(Contract):
     def test_deterministic_in_many_tiles(self, shape, dtype, device):
         assert_deterministic(self.op, make_x(shape, dtype, device=device), repetitions=12)
 
+    @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+    def test_empty_batch_of_many_channels(self, layout, device):
+        x = make_x((0, 1024, 5, 4), layout=layout, device=device)
+        parameters = gam_parameters(1024, torch.float32, device)
+        y, grads = run(self.op.fused, x, parameters, downstream=torch.sum)
+        assert y.shape == x.shape
+        assert all(torch.equal(g, torch.zeros_like(g)) for g in grads)
+
     def test_nan_spoils_its_pixel_alone(self, device):
         x = make_x((2, 20, 5, 6), device=device)
         x[1, 7, 2, 3] = float("nan")

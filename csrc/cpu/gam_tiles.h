@@ -59,10 +59,10 @@ class Tiling {
       : images_(x.channels_last ? 1 : x.n),
         pixels_(x.channels_last ? x.pixels() : x.h * x.w),
         channels_last_(x.channels_last) {
-    constexpr int64_t kFewChannels = 1 << 19, kTileBytes = 256 << 10, kLargeTile = 2 << 20;
+    constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 256 << 10, kLargeTile = 2 << 20;
     const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
     products_ = x.c * r;
-    shared_ = element_bytes < sizeof(float) || 2 * products_ * sizeof(float) >= kFewChannels;
+    shared_ = element_bytes < sizeof(float) || 2 * products_ * sizeof(float) >= kWeightBytes;
     // Where there is enough to do, there should be enough tiles to share out.
     const int64_t at_most =
         shared_ ? kLargeTile / x.c : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
@@ -70,7 +70,11 @@ class Tiling {
     const int64_t parts = (pixels_ + wanted / 2) / wanted;
     part_ = parts <= 1 ? pixels_ : (pixels_ / parts + 16) / 16 * 16;
     parts_ = part_ > 0 ? (pixels_ + part_ - 1) / part_ : 0;
-    batch_ = shared_ && parts_ == 1 ? std::clamp<int64_t>(wanted / pixels_, 1, images_) : 1;
+    // An image that is large enough is used where it lies; smaller ones are brought together.
+    constexpr int64_t kLargeImage = 512;
+    batch_ = shared_ && parts_ == 1 && pixels_ < kLargeImage
+                 ? std::clamp<int64_t>(wanted / pixels_, 1, std::max<int64_t>(images_, 1))
+                 : 1;
     tiles_per_unit_ = shared_ ? tiles() : (x.c + part_) / std::max<int64_t>(part_, 1);
   }
 

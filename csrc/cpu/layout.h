@@ -168,8 +168,7 @@ struct ChannelsLast {
       });
       mean[i] = sum_of_lanes<A>((sum[0] + sum[1]) + (sum[2] + sum[3])) / static_cast<A>(p.c);
       best[0] = nan_max(nan_max(best[0], best[1]), nan_max(best[2], best[3]));
-      max[i] = best[0][0];
-      for (int lane = 1; lane < kLanes<A>; ++lane) max[i] = nan_max<A>(max[i], best[0][lane]);
+      max[i] = reduce_lanes<A>(best[0], [](A a, A b) { return nan_max(a, b); });
     }
   }
 
@@ -192,10 +191,8 @@ struct ChannelsLast {
         lowest[u] = found < lowest[u] ? found : lowest[u];
         if constexpr (kDot) sum[u] += load_lanes(dy + at + i * p.c + c, lanes) * v;
       });
-      Int<A> first = none;
-      for (auto& l : lowest)
-        for (int lane = 0; lane < kLanes<A>; ++lane) first = std::min<Int<A>>(first, l[lane]);
-      argmax[i] = first;
+      for (int u = 1; u < kUnroll; ++u) lowest[0] = lowest[u] < lowest[0] ? lowest[u] : lowest[0];
+      argmax[i] = reduce_lanes<Int<A>>(lowest[0], [](auto a, auto b) { return b < a ? b : a; });
       if constexpr (kDot) d_map[i] = sum_of_lanes<A>((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
   }

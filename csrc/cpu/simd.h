@@ -181,13 +181,21 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
   }
 }
 
+// All lanes of v combined, in halves.
+template <class E, class V, class Combine>
+ATTN_INLINE E reduce_lanes(V v, const Combine& combine) {
+  constexpr int kAll = sizeof(V) / sizeof(E);
+  E lane[kAll];
+  store_raw(lane, v);
+#pragma GCC unroll 8
+  for (int width = kAll / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] = combine(lane[i], lane[i + width]);
+  return lane[0];
+}
+
 template <class A>
 ATTN_INLINE A sum_of_lanes(Vec<A> v) {
-  A lane[kLanes<A>];
-  store_raw(lane, v);
-  for (int width = kLanes<A> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  return lane[0];
+  return reduce_lanes<A>(v, [](A a, A b) { return a + b; });
 }
 
 // Terms of a sum are added up in parts of so many vectors, which are added up in turn: then the
