@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
       using G = decltype(product);
       const Tensor weight1 = parameter<T, G>(w1, x), weight2 = parameter<T, G>(w2, x);
       const Tensor bias1 = parameter<T, A>(b1, x), bias2 = parameter<T, A>(b2, x);
-      const Tiling tiling(x, call.r, sizeof(G));
+      const Tiling tiling(x, call.r, 2, sizeof(G));
       const auto x_map = map_of<T>(x, x.tensor, x.c), y_map = map_of<T>(x, y, x.c);
       const auto hidden_map = map_of<T>(x, hidden, call.r);
       tiling.share_out_tiles([&](int64_t begin, int64_t end) {
@@ -243,7 +243,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     with_product_type<T>(call, [&](const auto& passes, auto product) {
       using G = decltype(product);
       const Tensor weight1 = parameter<T, G>(w1, x), weight2 = parameter<T, G>(w2, x);
-      const Tiling tiling(x, call.r, sizeof(G));
+      const Tiling tiling(x, call.r, 4, sizeof(G));
       const Tensor bias2 = parameter<T, A>(b2, x);
       // The first unit's sums become the total.
       const int64_t others = tiling.units() - 1, size = 2 * x.c * call.r + x.c + call.r;

@@ -55,14 +55,15 @@ struct Tile {
 
 class Tiling {
  public:
-  Tiling(const FeatureMap& x, int64_t r, size_t element_bytes)
+  // `matrices` of (x.c, r) values are read or written beside each tile.
+  Tiling(const FeatureMap& x, int64_t r, int matrices, size_t element_bytes)
       : images_(x.channels_last ? 1 : x.n),
         pixels_(x.channels_last ? x.pixels() : x.h * x.w),
         channels_last_(x.channels_last) {
-    constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 256 << 10, kLargeTile = 2 << 20;
+    constexpr int64_t kWeightBytes = 1 << 20, kTileBytes = 448 << 10, kLargeTile = 2 << 20;
     const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
     products_ = x.c * r;
-    shared_ = element_bytes < sizeof(float) || 2 * products_ * sizeof(float) >= kWeightBytes;
+    shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= kWeightBytes;
     // Where there is enough to do, there should be enough tiles to share out.
     const int64_t at_most =
         shared_ ? kLargeTile / x.c : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
