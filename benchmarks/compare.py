@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from .errors import InputError
-from .providers import YARDSTICKS
+from .providers import EAGER, YARDSTICKS
 from .results import KEYS
 
 # Smaller maps measure the cost of a call, not memory: they have no distance to the limit.
@@ -86,7 +86,7 @@ def speedups(frame, column: str = "p50_us") -> dict[tuple[str, ...], float]:
     for comparison in comparisons(frame):
         for provider in comparison.rows:
             value = comparison.speedup(provider, "eager", column)
-            if value is not None and provider != "eager":
+            if value is not None and provider not in (EAGER, *YARDSTICKS):
                 found[(*comparison.key, provider)] = value
     return found
 
