@@ -8,7 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: no display is needed
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from .compare import MINIMUM_BYTES, Comparison, comparisons
 from .providers import EAGER, YARDSTICKS
@@ -150,6 +150,8 @@ def draw_roofline(axis, group: list[Comparison]) -> None:
     axis.xaxis.set_major_locator(FixedLocator(SHARES))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.xaxis.set_minor_locator(NullLocator())
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(StrMethodFormatter("{x:g}"))
     axis.set_xlabel("bytes that the limit moves / bytes moved (model)")
     axis.set_ylabel("useful GB/s")
     providers = dict.fromkeys(n for c in group for n in c.rows if n not in YARDSTICKS and c.time(n))
@@ -164,7 +166,7 @@ def draw_roofline(axis, group: list[Comparison]) -> None:
         handle(f"copy: {peak:.0f} GB/s", linestyle="--", **line),
         handle("roof", linestyle="-", **line),
     ]
-    axis.legend(handles=handles, fontsize=7, loc="lower right")
+    axis.legend(handles=handles, fontsize=7, loc="upper left")  # nobody is above the roof there
 
 
 def point_size(shape: str) -> float:
