@@ -60,23 +60,31 @@ class Tiling {
       : images_(x.channels_last ? 1 : x.n),
         pixels_(x.channels_last ? x.pixels() : x.h * x.w),
         channels_last_(x.channels_last) {
-    constexpr int64_t kWeightBytes = 1 << 20, kTileBytes = 448 << 10, kLargeTile = 2 << 20;
+    constexpr int64_t kTileBytes = 448 << 10, kLargeTile = 2 << 20;
     const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
     products_ = x.c * r;
-    shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= kWeightBytes;
+    // Sooner in channels_last: in NCHW it costs a copy to bring small images together.
+    const size_t many_weights = channels_last_ ? 1 << 19 : 1 << 20;  // bytes
+    shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= many_weights;
     // Where there is enough to do, there should be enough tiles to share out.
     const int64_t at_most =
         shared_ ? kLargeTile / x.c : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
     const int64_t wanted = std::max<int64_t>(at_most, 48);
     const int64_t parts = (pixels_ + wanted / 2) / wanted;
-    part_ = parts <= 1 ? pixels_ : (pixels_ / parts + 16) / 16 * 16;
+    const int64_t rounding = channels_last_ ? 1 : 16;  // where pixels are contiguous, whole vectors
+    part_ =
+        parts <= 1 ? pixels_ : ((pixels_ + parts - 1) / parts + rounding - 1) / rounding * rounding;
     parts_ = part_ > 0 ? (pixels_ + part_ - 1) / part_ : 0;
     // An image that is large enough is used where it lies; smaller ones are brought together.
     constexpr int64_t kLargeImage = 512;
     batch_ = shared_ && parts_ == 1 && pixels_ < kLargeImage
                  ? std::clamp<int64_t>(wanted / pixels_, 1, std::max<int64_t>(images_, 1))
                  : 1;
-    tiles_per_unit_ = shared_ ? tiles() : (x.c + part_) / std::max<int64_t>(part_, 1);
+    // Units of so many pixels that sums of their own cost little, and not more than can be of use.
+    constexpr int64_t kMostUnits = 64;
+    tiles_per_unit_ = shared_ ? tiles()
+                              : std::max((x.c + part_) / std::max<int64_t>(part_, 1),
+                                         (tiles() + kMostUnits - 1) / kMostUnits);
   }
 
   int64_t tiles() const { return (images_ + batch_ - 1) / batch_ * parts_; }
