@@ -34,7 +34,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       " Tensor w2, Tensor b2, str activation)"
       " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
 
-  // scale and shift: (C), in the accumulate dtype or in x's. a and da have x's shape; dx and da have x's memory format.
+  // scale and shift: (C), in the accumulate dtype or in x's. a and da have x's shape; dx and da
+  // have x's memory format.
   m.def("scale_gate(Tensor x, Tensor a, Tensor scale, Tensor shift) -> Tensor");
   m.def(
       "scale_gate_backward(Tensor dy, Tensor x, Tensor a, Tensor scale, Tensor shift)"
