@@ -60,15 +60,15 @@ class Tiling {
       : images_(x.channels_last ? 1 : x.n),
         pixels_(x.channels_last ? x.pixels() : x.h * x.w),
         channels_last_(x.channels_last) {
-    constexpr int64_t kTileBytes = 448 << 10, kLargeTile = 2 << 20;
+    constexpr int64_t kTileBytes = 448 << 10, kLargeTileBytes = 4 << 20;
     const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
     products_ = x.c * r;
     // Sooner in channels_last: in NCHW it costs a copy to bring small images together.
     const size_t many_weights = channels_last_ ? 1 << 19 : 1 << 20;  // bytes
     shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= many_weights;
     // Where there is enough to do, there should be enough tiles to share out.
-    const int64_t at_most =
-        shared_ ? kLargeTile / x.c : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
+    const int64_t at_most = shared_ ? kLargeTileBytes / pixel_bytes
+                                    : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
     const int64_t wanted = std::max<int64_t>(at_most, 48);
     const int64_t parts = (pixels_ + wanted / 2) / wanted;
     const int64_t rounding = channels_last_ ? 1 : 16;  // where pixels are contiguous, whole vectors
