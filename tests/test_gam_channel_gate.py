@@ -99,6 +99,12 @@ class TestGamChannelGate(Contract):
         parameters = gam_parameters(shape[1], dtype, device)
         assert_right(op, x, parameters, output_gradient(op, x, parameters))
 
+    def test_many_tiles_with_parameters_in_float32(self, device):
+        """As under autocast: the products may be in x's dtype, the gradients are not."""
+        x = make_x((5, 1024, 21, 22), torch.bfloat16, device=device)
+        parameters = gam_parameters(1024, torch.float32, device)
+        assert_right(self.op, x, parameters, output_gradient(self.op, x, parameters))
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("shape", [shape for shape, _ in LARGE[1:4]], ids=str)
     def test_deterministic_in_many_tiles(self, shape, dtype, device):
