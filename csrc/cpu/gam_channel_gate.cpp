@@ -102,18 +102,13 @@ std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w
 template <class A>
 struct Sums {
   Matrix<A> d_w1, d_w2, d_b1, d_b2;
-
-  template <class Fn>
-  static void for_each(const Fn& fn) {
-    for (const auto member : {&Sums::d_w1, &Sums::d_w2, &Sums::d_b1, &Sums::d_b2}) fn(member);
-  }
 };
 
 template <class A>
 Sums<A> split(A* values, int64_t c, int64_t r) {
   const Matrix<A> d_w1{values, r, c, c, 1}, d_w2{values + r * c, c, r, r, 1};
   A* biases = values + 2 * r * c;
-  return {d_w1, d_w2, {biases, r, 1, 1, 1}, {biases + r, c, 1, 1, 1}};
+  return {d_w1, d_w2, {biases, 1, r, r, 1}, {biases + r, 1, c, c, 1}};
 }
 
 template <class A>
@@ -258,9 +253,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
                                           dx);
         for (int64_t unit = begin; unit < end; ++unit) backward.run(unit, sums_of(unit));
       });
+      using S = Sums<A>;
       for (int64_t unit = 1; unit <= others; ++unit)
-        Sums<A>::for_each(
-            [&](auto member) { kernels<T>().gam.add(sums_of(unit).*member, total.*member); });
+        for (const auto sum : {&S::d_w1, &S::d_w2, &S::d_b1, &S::d_b2})
+          kernels<T>().gam.add(sums_of(unit).*sum, total.*sum);
     });
   });
   return {dx, d_w1, d_b1, d_w2, d_b2};

@@ -1,6 +1,8 @@
 // The passes of GAM's channel gate on the CPU: see GamPasses.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/spatial_gate.h"
 #include "simd.h"
 

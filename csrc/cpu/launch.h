@@ -36,9 +36,10 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
+// A contiguous matrix; a vector is one row.
 template <class E>
 Matrix<E> matrix_of(const Tensor& t) {
-  const int64_t rows = t.size(0), columns = t.dim() == 2 ? t.size(1) : 1;
+  const int64_t rows = t.dim() == 2 ? t.size(0) : 1, columns = t.size(t.dim() - 1);
   return {data<E>(t), rows, columns, columns, 1};
 }
 
