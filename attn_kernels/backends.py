@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 
@@ -23,7 +24,10 @@ KERNELS = {
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-_forced: str | None = os.environ.get("ATTN_KERNELS_BACKEND") or None
+_VARIABLE = "ATTN_KERNELS_BACKEND"
+_from_environment = os.environ.get(_VARIABLE) or None
+_forced: ContextVar[str | None] = ContextVar("forced backend", default=None)
+_open_blocks = 0  # of use_backend, in all threads: what torch.compile can guard on
 _warned: set[str] = set()
 
 
@@ -46,19 +50,30 @@ def available_backends() -> tuple[str, ...]:
 def use_backend(backend: str) -> Iterator[None]:
     """Force one backend for every op in the block: ``with use_backend("reference"): ...``.
 
-    The choice holds for the whole process, and for the backward of what ran in the block. The
+    The choice holds for this thread or task, and for the backward of what ran in the block. The
     environment variable ``ATTN_KERNELS_BACKEND`` forces one for good.
 
     Raises:
         ValueError: if the backend is unknown or not there on this machine.
     """
-    global _forced
+    global _open_blocks
     _check_forced(backend)
-    before, _forced = _forced, backend
+    token = _forced.set(backend)
+    _open_blocks += 1
     try:
         yield
     finally:
-        _forced = before
+        _open_blocks -= 1
+        _forced.reset(token)
+
+
+def _forced_in_block() -> str | None:
+    return _forced.get()
+
+
+# torch.compile cannot look into a context variable. This is what its decorator
+# assume_constant_result sets; to call that would import all of torch._dynamo.
+_forced_in_block._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def backend_for(op: str, x: torch.Tensor) -> str:
@@ -66,30 +81,30 @@ def backend_for(op: str, x: torch.Tensor) -> str:
     best = KERNELS[op].get(x.device.type)
     if best == "triton" and x.dtype == torch.float64:
         best = None  # its matrix products have no float64
-    if _forced is None:
+    in_block = _forced_in_block() if _open_blocks else None
+    forced = in_block or _from_environment
+    if forced is None:
         if best is None:
             return "reference"
         if missing["cpu"] is None and missing.get(best) is None:
             return best
         _say_once(best)
         return "reference"
-    if _forced == "reference":
-        return "reference"
-    _check_forced(_forced)
-    if best != _forced:
+    _check_forced(forced, "backend" if in_block else _VARIABLE)
+    if forced != "reference" and best != forced:
         raise ValueError(
-            f"x: the forced backend {_forced!r} has no {op} kernel for a {x.dtype} tensor on "
-            f"{x.device.type!r}, expected one on {_devices_of(op, _forced)}"
+            f"x: the forced backend {forced!r} has no {op} kernel for a {x.dtype} tensor on "
+            f"{x.device.type!r}, expected one on {_devices_of(op, forced)}"
         )
-    return _forced
+    return forced
 
 
-def _check_forced(backend: str) -> None:
+def _check_forced(backend: str, name: str = "backend") -> None:
     if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     reason = why_not(backend)
     if reason is not None:
-        raise ValueError(f"backend: {backend!r} was asked for but cannot serve here: {reason}")
+        raise ValueError(f"{name}: {backend!r} was asked for but cannot serve here: {reason}")
 
 
 def _devices_of(op: str, backend: str) -> str:

@@ -6,7 +6,8 @@ import torch
 
 from .backends import DTYPES
 
-ACTIVATIONS = ("identity", "sigmoid")
+ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
+EPILOGUES = ("identity", "relu")
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -49,6 +50,27 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     check_same_device("weight", weight, x)
     if bias is not None:
         check_operand("bias", bias, (1,), x)
+
+
+def check_view(scale: torch.Tensor | None, shift: torch.Tensor | None, x: torch.Tensor) -> None:
+    """An affine view: scale and shift (C,) or (N, C), or None."""
+    for name, t in (("scale", scale), ("shift", shift)):
+        if t is not None:
+            check_floating(name, t)
+            n, c = x.shape[:2]
+            if t.shape not in ((c,), (n, c)):
+                raise ValueError(f"{name}: expected shape ({c},) or ({n}, {c}), got {shape(t)}")
+            check_same_device(name, t, x)
+
+
+def check_epilogue(residual: torch.Tensor | None, activation: str, x: torch.Tensor) -> None:
+    """What a gate ends with: a residual as x, or None, and an activation."""
+    if residual is not None:
+        check_operand("residual", residual, x.shape, x)
+        if residual.dtype != x.dtype:
+            raise TypeError(f"residual: expected {x.dtype} (as x), got {residual.dtype}")
+    if activation not in EPILOGUES:
+        raise ValueError(f"activation: expected one of {', '.join(EPILOGUES)}, got {activation!r}")
 
 
 def check_gam(

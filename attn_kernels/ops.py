@@ -28,7 +28,11 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 def dense(x: torch.Tensor) -> torch.Tensor:
-    """x itself if its strides are of one of the two native formats, else a copy in NCHW."""
+    """x itself if its strides are of one of the two native formats, else a copy in one of them:
+    made here it is made once, and not by the forward and the backward op again.
+    """
+    if torch._C._are_functorch_transforms_active():  # where nobody may ask for strides
+        return x
     return x.contiguous(memory_format=memory_format(x))
 
 
@@ -55,24 +59,41 @@ def _statistic(x: torch.Tensor, channels: int, dtype: torch.dtype | None = None)
     return x.new_empty((n, channels, h, w), dtype=dtype or acc_dtype(x))
 
 
-def _channel_pool(x):
+def _accumulated(*parameters: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients of parameters: contiguous, in the accumulate dtype."""
+    return [x.new_empty(p.shape, dtype=acc_dtype(x)) for p in parameters]
+
+
+def _of_view(x: torch.Tensor, scale: torch.Tensor | None) -> list[torch.Tensor]:
+    """d_scale and d_shift."""
+    size = (0,) if scale is None else x.shape[:2]
+    return [x.new_empty(size, dtype=acc_dtype(x)) for _ in range(2)]
+
+
+def _channel_pool(x, scale, shift):
     return _statistic(x, 2, x.dtype)
 
 
-def _channel_pool_backward(d_pooled, x):
-    return _empty_like(x)
+def _channel_pool_backward(d_pooled, x, scale, shift):
+    return _empty_like(x), *_of_view(x, scale)
 
 
-def _spatial_gate(x, weight, bias):
-    return _empty_like(x), _statistic(x, 1), _statistic(x, 2)
-
-
-def _spatial_attention(x, weight, bias):
+def _spatial_attention(x, weight, bias, scale, shift):
     return _statistic(x, 1), _statistic(x, 2)
 
 
-def _spatial_backward(gradient, x, weight, map, pooled):
-    return _empty_like(x), torch.empty_like(weight), weight.new_empty(1)
+def _spatial_attention_backward(d_map, x, weight, map, pooled, scale, shift):
+    d_bias = weight.new_empty(weight.shape[0])
+    return _empty_like(x), torch.empty_like(weight), d_bias, *_of_view(x, scale)
+
+
+def _spatial_gate(x, weight, bias, scale, shift, residual, activation):
+    return _empty_like(x), _statistic(x, 1), _statistic(x, 2)
+
+
+def _spatial_gate_backward(dy, x, weight, map, pooled, scale, shift, y):
+    gradients = _spatial_attention_backward(None, x, weight, map, pooled, scale, shift)
+    return *gradients, x.new_empty(0) if y is None else _empty_like(x)
 
 
 def _gam_channel_gate(x, w1, b1, w2, b2, activation):
@@ -82,8 +103,8 @@ def _gam_channel_gate(x, w1, b1, w2, b2, activation):
     return _empty_like(x), hidden
 
 
-def _gam_channel_gate_backward(dy, x, hidden, w1, b1, w2, b2, activation):
-    return _empty_like(x), *(torch.empty_like(p, dtype=acc_dtype(x)) for p in (w1, b1, w2, b2))
+def _gam_channel_gate_backward(dy, x, hidden, w1, w2, b2, activation):
+    return _empty_like(x), *_accumulated(w1, w1[:, 0], w2, b2, x=x)
 
 
 def _scale_gate(x, a, scale, shift):
@@ -91,18 +112,16 @@ def _scale_gate(x, a, scale, shift):
 
 
 def _scale_gate_backward(dy, x, a, scale, shift):
-    acc = acc_dtype(x)
-    gradients = (torch.empty_like(p, dtype=acc) for p in (scale, shift))
-    return _empty_like(x), _empty_like(x), *gradients
+    return _empty_like(x), _empty_like(x), *_accumulated(scale, shift, x=x)
 
 
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
-    "spatial_gate": _spatial_gate,
-    "spatial_gate_backward": _spatial_backward,
     "spatial_attention": _spatial_attention,
-    "spatial_attention_backward": _spatial_backward,
+    "spatial_attention_backward": _spatial_attention_backward,
+    "spatial_gate": _spatial_gate,
+    "spatial_gate_backward": _spatial_gate_backward,
     "gam_channel_gate": _gam_channel_gate,
     "gam_channel_gate_backward": _gam_channel_gate_backward,
     "scale_gate": _scale_gate,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import functional
-from ..autograd import BatchStatistics
+from ..autograd import batch_statistics
 from ..checks import check_activation
 from ..ops import acc_dtype
 
@@ -145,7 +145,7 @@ def batch_norm_affine(norm: nn.BatchNorm2d, a: torch.Tensor) -> tuple[torch.Tens
         count = a.numel() // a.shape[1]
         if norm.training and count == 1:
             raise ValueError("x: expected more than one value per channel when training, got one")
-        var, mean = BatchStatistics.run(a)
+        var, mean = batch_statistics(a)
         if norm.training and norm.track_running_stats:
             # The running variance is unbiased.
             update_running(norm, mean.detach(), var.detach() * (count / (count - 1)))

@@ -1,0 +1,60 @@
+"""What public functions share on the way from a user's arguments to an op's operands."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .. import ops
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def overridable(function: F) -> F:
+    """What torch's own functions do first: leave the call to an argument, or a mode, that has a
+    `__torch_function__` for it, as the proxies of `torch.fx` have.
+    """
+
+    @functools.wraps(function)
+    def public(*args, **kwargs):
+        arguments = (*args, *kwargs.values()) if kwargs else args
+        if has_torch_function(arguments):
+            return handle_torch_function(public, arguments, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast(F, public)
+
+
+def affine_view(
+    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """scale and shift as the ops take them: both or neither, (N, C), in the accumulate dtype."""
+    if scale is None and shift is None:
+        return None, None
+    size, acc = x.shape[:2], ops.acc_dtype(x)
+    scale = x.new_ones(size, dtype=acc) if scale is None else scale.to(acc).expand(size)
+    shift = x.new_zeros(size, dtype=acc) if shift is None else shift.to(acc).expand(size)
+    return scale.contiguous(), shift.contiguous()
+
+
+def kept(p: torch.Tensor) -> torch.Tensor:
+    """A copy for the backward: eager lets its user change p in place before that."""
+    return p.clone() if p.requires_grad and torch.is_grad_enabled() else p
+
+
+def map_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def as_eager(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """y in the dtype of the eager product of x and its map."""
+    dtype = map_dtype(x)
+    return y if dtype == x.dtype else y.to(torch.promote_types(x.dtype, dtype))
