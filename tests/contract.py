@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from accuracy import FORWARD, GRADIENT, assert_accurate
+from derivatives import Derivatives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._dynamo.backends.common import aot_autograd
@@ -112,7 +113,7 @@ def assert_deterministic(op: Op, x, repetitions: int) -> None:
         torch.set_num_threads(before)
 
 
-class Contract:
+class Contract(Derivatives):
     """Tests that hold for every op; subclasses say `op = Op(...)`."""
 
     op: Op
@@ -210,18 +211,6 @@ class Contract:
         for overload, args in self.op.opcheck(x, parameters_like(self.op, x, acc)):
             torch.library.opcheck(overload, args)
 
-    def test_gradcheck(self, device):
-        inputs = self._doubles((1, 3, 4, 5), device)
-        assert torch.autograd.gradcheck(self.op.fused, inputs)
-
-    def test_gradgradcheck(self, device):
-        inputs = self._doubles((1, 2, 3, 4), device)
-        assert torch.autograd.gradgradcheck(self.op.fused, inputs, fast_mode=True)
-
-    def _doubles(self, shape, device):
-        x = make_x(shape, torch.float64, device=device)
-        return [t.requires_grad_() for t in (x.clone(), *parameters_like(self.op, x))]
-
     def test_compile(self, device):
         x = make_x((2, 8, 6, 5), device=device)
         parameters = parameters_like(self.op, x)
@@ -249,19 +238,6 @@ class Contract:
         assert f"attn_kernels.{self.op.name}.default" in forward
         assert f"attn_kernels.{self.op.name}_backward.default" in backward
 
-    def test_export(self, device):
-        x = make_x((2, 8, 6, 5), device=device)
-        parameters = parameters_like(self.op, x)
-        op = self.op
-
-        class Module(torch.nn.Module):
-            def forward(self, x, *parameters):
-                return op.fused(x, *parameters)
-
-        exported = torch.export.export(Module(), (x, *parameters), strict=False)
-        assert f"attn_kernels.{self.op.name}.default" in str(exported.graph)
-        torch.testing.assert_close(exported.module()(x, *parameters), op.fused(x, *parameters))
-
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_autocast_gives_eagers_dtypes(self, dtype, device):
         x = make_x((2, 8, 6, 5), dtype, device=device)
@@ -272,21 +248,6 @@ class Contract:
         assert ours[0].dtype == eager[0].dtype
         assert [g.dtype for g in ours[1]] == [g.dtype for g in eager[1]]
         torch.testing.assert_close(ours[0], eager[0], rtol=0.03, atol=0.03)  # bfloat16's two digits
-
-    def test_func_grad(self, device):
-        x = make_x((2, 4, 5, 6), torch.float64, device=device)
-        parameters = parameters_like(self.op, x)
-        ours = torch.func.grad(lambda t: self.op.fused(t, *parameters).square().sum())(x)
-        truth = torch.func.grad(lambda t: self.op.reference(t, *parameters).square().sum())(x)
-        torch.testing.assert_close(ours, truth)
-
-    def test_func_vmap(self, device):
-        x = make_x((6, 4, 5, 6), torch.float64, device=device).reshape(3, 2, 4, 5, 6)
-        parameters = parameters_like(self.op, x[0])
-        function = torch.func.vmap(lambda t: self.op.fused(t, *parameters))
-        torch.testing.assert_close(
-            function(x), torch.stack([self.op.fused(t, *parameters) for t in x])
-        )
 
     def test_saved_for_backward(self, device):
         x = make_x((2, 64, 14, 14), device=device).requires_grad_()

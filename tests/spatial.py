@@ -30,3 +30,9 @@ def spatial_scales(x, parameters, d_map):
         pooled, weight.shape, d_logit, padding=weight.shape[-1] // 2
     )
     return [d_weight.max(), d_logit.sum()]
+
+
+def view_of(x):
+    """scale and shift of each image and channel, as the ops take them; some scales are negative."""
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.randn(2, *x.shape[:2], dtype=torch.float64).to(x.device, acc).unbind()

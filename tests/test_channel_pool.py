@@ -1,15 +1,20 @@
 import torch
 from contract import Contract, MaximumContract, Op
-from spatial import eager_pool
+from spatial import eager_pool, view_of
 
 import attn_kernels as ak
 
 
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
+    view = view_of(x)
     return [
-        (ops.channel_pool.default, (x,)),
-        (ops.channel_pool_backward.default, (ops.channel_pool(x), x)),
+        (ops.channel_pool.default, (x, None, None)),
+        (ops.channel_pool.default, (x, *view)),
+        *(
+            (ops.channel_pool_backward.default, (ops.channel_pool(x, *v), x, *v))
+            for v in (view, (None, None))
+        ),
     ]
 
 

@@ -25,13 +25,12 @@ ACTIVATIONS = ("identity", "sigmoid")
 
 def opcheck(x, parameters):
     y, hidden = ops.gam_channel_gate(x, *parameters, "identity")
+    w1, _, w2, b2 = parameters
+    saved = (x, hidden, w1, w2, b2)
     return [
         (ops.gam_channel_gate, (x, *parameters, "sigmoid")),
-        (ops.gam_channel_gate_backward, (y, x, hidden, *parameters, "identity")),
-        (
-            ops.gam_channel_gate_backward,
-            (y[:1].expand_as(x), x, hidden, *parameters, "sigmoid"),
-        ),
+        (ops.gam_channel_gate_backward, (y, *saved, "identity")),
+        (ops.gam_channel_gate_backward, (y[:1].expand_as(x), *saved, "sigmoid")),
     ]
 
 

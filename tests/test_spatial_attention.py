@@ -1,19 +1,22 @@
 import pytest
 import torch
 from contract import Contract, MaximumContract, Op, assert_right, make_x, output_gradient
-from spatial import eager_map, spatial_parameters, spatial_scales
+from spatial import eager_map, spatial_parameters, spatial_scales, view_of
 
 import attn_kernels as ak
 
 
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
-    map, pooled = ops.spatial_attention(x, *parameters)
+    weight, bias = parameters
+    none, view = (None, None), view_of(x)
+    map, pooled = ops.spatial_attention(x, weight, bias, *view)
+    backward = ops.spatial_attention_backward.default
     return [
-        (ops.spatial_attention.default, (x, *parameters)),
-        (ops.spatial_attention.default, (x, parameters[0], None)),
-        (ops.spatial_attention_backward.default, (map, x, parameters[0], map, pooled)),
-        (ops.spatial_attention_backward.default, (map.to(x.dtype), x, parameters[0], map, pooled)),
+        (ops.spatial_attention.default, (x, weight, bias, *view)),
+        (ops.spatial_attention.default, (x, weight, None, *none)),
+        (backward, (map, x, weight, map, pooled, *none)),
+        (backward, (map.to(x.dtype), x, weight, map, pooled, *view)),
     ]
 
 

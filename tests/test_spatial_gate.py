@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from accuracy import GRADIENT, assert_accurate
 from contract import Contract, MaximumContract, Op, assert_right, make_x, output_gradient, run
-from spatial import eager_map, spatial_parameters, spatial_scales
+from spatial import eager_map, spatial_parameters, spatial_scales, view_of
 
 import attn_kernels as ak
 
@@ -14,12 +14,17 @@ def eager(x, weight, bias):
 
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
-    y, map, pooled = ops.spatial_gate(x, *parameters)
+    weight, bias = parameters
+    none, view = (None, None), view_of(x)
+    y, map, pooled = ops.spatial_gate(x, weight, bias, *view, x, "relu")
+    saved = (x, weight, map, pooled)
+    backward = ops.spatial_gate_backward.default
     return [
-        (ops.spatial_gate.default, (x, *parameters)),
-        (ops.spatial_gate.default, (x, parameters[0], None)),
-        (ops.spatial_gate_backward.default, (y, x, parameters[0], map, pooled)),
-        (ops.spatial_gate_backward.default, (y[:1].expand_as(x), x, parameters[0], map, pooled)),
+        (ops.spatial_gate.default, (x, weight, bias, *none, None, "identity")),
+        (ops.spatial_gate.default, (x, weight, None, *view, x.flip(1), "relu")),
+        (backward, (y, *saved, *none, None)),
+        (backward, (y[:1].expand_as(x), *saved, *view, None)),
+        (backward, (x, *saved, *view, y)),
     ]
 
 

@@ -3,17 +3,17 @@
 An op is differentiable by itself, at the dispatcher: whoever calls `torch.ops.attn_kernels.<op>`
 gets the same gradients as a user of the modules. Which path a call takes:
 
-| the call happens in                     | forward          | backward                             |
-|-----------------------------------------|------------------|--------------------------------------|
-| eager mode                              | op               | backward op                          |
-| `create_graph=True`, second backward    | op               | backward op; then its formula        |
-| `torch.compile`, AOTInductor            | op in the graph  | backward op in the graph             |
-| `torch.export`, `torch.jit.trace`       | op in the graph  | backward op, when it is run          |
-| `torch.func.grad, vjp, jacrev`          | op               | backward op; then its formula        |
-| `torch.func.vmap`                       | op, the batch folded into N (see `vmap.py`)             |
-| forward mode: `jvp, jacfwd, hessian,    | formula          | formula                              |
-| linearize`, `torch.autograd.forward_ad` |                  |                                      |
-| `use_backend("reference")`              | formula          | PyTorch's, of the formula            |
+| the call happens in                    | forward         | backward                        |
+|----------------------------------------|-----------------|---------------------------------|
+| eager mode                             | op              | backward op                     |
+| `create_graph=True`, second backward   | op              | backward op; then its formula   |
+| `torch.compile`, AOTInductor           | op in the graph | backward op in the graph        |
+| `torch.export`, `torch.jit.trace`      | op in the graph | backward op, when it is trained |
+| `torch.func.grad, vjp, jacrev`         | op              | backward op; then its formula   |
+| `torch.vmap`                           | op, the batch folded into N (see `vmap.py`)       |
+| forward mode: `jvp`, `jacfwd`,         | formula         | formula                         |
+| `hessian`, `linearize`, `forward_ad`   |                 |                                 |
+| `use_backend("reference")`             | formula         | PyTorch's, of the formula       |
 
 "Formula" is the op in PyTorch's own operations, from `attn_kernels.reference`: right for every
 derivative there is, but not fused.

@@ -2,7 +2,7 @@ import torch
 
 from .. import reference
 from ..reference.channel_pool import backward
-from .differentiable import differentiable, differentiable_backward
+from .differentiable import differentiable, differentiable_backward, saved_by
 from .vmap import Fold
 
 channel_pool_backward = differentiable_backward(
@@ -19,7 +19,7 @@ class ChannelPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_pooled):
-        x, scale, shift = ctx.saved_tensors
+        x, scale, shift = saved_by(ctx, maps=1)
         dx, d_scale, d_shift = channel_pool_backward(d_pooled, x, scale, shift)
         return (dx, None, None) if scale is None else (dx, d_scale, d_shift)
 

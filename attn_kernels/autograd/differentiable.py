@@ -1,4 +1,4 @@
-"""How an op gets its derivatives at the dispatcher; which path goes where is said in __init__.py."""
+"""How an op gets its derivatives at the dispatcher; __init__.py says which path goes where."""
 
 from __future__ import annotations
 
@@ -110,6 +110,14 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
             return tuple(found.get(i) for i in range(len(inputs)))
 
     return differentiable(name, Backward, formula, fold)
+
+
+def saved_by(ctx, maps: int) -> list[Any]:
+    """What ctx saved: some maps first, which the ops take in any strides, then what they take
+    contiguous. Hooks on saved tensors may bring it back otherwise.
+    """
+    first, others = ctx.saved_tensors[:maps], ctx.saved_tensors[maps:]
+    return [*first, *(t if t is None else t.contiguous() for t in others)]
 
 
 def added(*gradients: torch.Tensor | None) -> torch.Tensor | None:

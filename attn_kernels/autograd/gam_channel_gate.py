@@ -1,7 +1,7 @@
 import torch
 
 from ..reference.gam_channel_gate import backward, forward, hidden_backward
-from .differentiable import added, differentiable, differentiable_backward
+from .differentiable import added, differentiable, differentiable_backward, saved_by
 from .vmap import Fold
 
 gam_channel_gate_backward = differentiable_backward(
@@ -23,11 +23,10 @@ class GamChannelGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, d_hidden):
-        x, hidden, w1, w2, b2 = ctx.saved_tensors
+        x, hidden, w1, w2, b2 = saved_by(ctx, maps=2)
         gradients = [None] * 5
         if dy is not None:
-            parameters = (p.contiguous() for p in (w1, w2, b2))
-            gradients = gam_channel_gate_backward(dy, x, hidden, *parameters, ctx.activation)
+            gradients = gam_channel_gate_backward(dy, x, hidden, w1, w2, b2, ctx.activation)
         if d_hidden is not None:  # from a backward that was differentiated, and read hidden
             dx, d_w1, d_b1 = hidden_backward(d_hidden, x, hidden, w1)
             more = dx.to(x.dtype), d_w1, d_b1, None, None

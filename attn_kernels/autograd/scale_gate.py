@@ -2,7 +2,7 @@ import torch
 
 from .. import reference
 from ..reference.scale_gate import backward
-from .differentiable import differentiable, differentiable_backward
+from .differentiable import differentiable, differentiable_backward, saved_by
 from .vmap import Fold
 
 scale_gate_backward = differentiable_backward(
@@ -21,8 +21,7 @@ class ScaleGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        x, a, scale, shift = ctx.saved_tensors
-        return scale_gate_backward(dy, x, a, scale.contiguous(), shift.contiguous())
+        return scale_gate_backward(dy, *saved_by(ctx, maps=2))
 
 
 scale_gate = differentiable(

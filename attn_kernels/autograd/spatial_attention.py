@@ -1,8 +1,10 @@
+import builtins
+
 import torch
 
 from ..reference.spatial_attention import backward, forward
 from .channel_pool import channel_pool_backward
-from .differentiable import added, differentiable, differentiable_backward
+from .differentiable import added, differentiable, differentiable_backward, saved_by
 from .vmap import Fold
 
 spatial_attention_backward = differentiable_backward(
@@ -25,7 +27,7 @@ class SpatialAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_map, d_pooled):
         dx, d_weight, d_bias, d_scale, d_shift = statistics_backward(
-            d_map, d_pooled, *ctx.saved_tensors
+            d_map, d_pooled, *saved_by(ctx, maps=1)
         )
         return dx, d_weight, d_bias if ctx.has_bias else None, d_scale, d_shift
 
@@ -37,19 +39,14 @@ def statistics_backward(d_map, d_pooled, x, weight, map, pooled, scale, shift):
     """
     of_map, of_pooled = (None,) * 5, (None,) * 3
     if d_map is not None:
-        of_map = spatial_attention_backward(
-            d_map, x, weight.contiguous(), map.contiguous(), pooled.contiguous(), scale, shift
-        )
+        of_map = spatial_attention_backward(d_map, x, weight, map, pooled, scale, shift)
     if d_pooled is not None:
         of_pooled = channel_pool_backward(d_pooled, x, scale, shift)
     dx, d_weight, d_bias, *d_view = of_map
     dx = added(dx, of_pooled[0])
-    d_view = (None, None) if scale is None else map_pairs(d_view, of_pooled[1:])
-    return dx, d_weight, d_bias, *d_view
-
-
-def map_pairs(first, second):
-    return [added(a, b) for a, b in zip(first, second, strict=True)]
+    if scale is None:
+        return dx, d_weight, d_bias, None, None
+    return dx, d_weight, d_bias, *builtins.map(added, d_view, of_pooled[1:])
 
 
 spatial_attention = differentiable(

@@ -1,7 +1,7 @@
 import torch
 
 from ..reference.spatial_gate import backward, forward
-from .differentiable import added, differentiable, differentiable_backward
+from .differentiable import added, differentiable, differentiable_backward, saved_by
 from .spatial_attention import statistics_backward
 from .vmap import Fold
 
@@ -26,16 +26,14 @@ class SpatialGate(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
         y = y if activation == "relu" else None
-        ctx.save_for_backward(x, weight, map, pooled, scale, shift, y)
+        ctx.save_for_backward(x, y, weight, map, pooled, scale, shift)
 
     @staticmethod
     def backward(ctx, dy, d_map, d_pooled):
-        x, weight, map, pooled, scale, shift, y = ctx.saved_tensors
+        x, y, weight, map, pooled, scale, shift = saved_by(ctx, maps=2)
         gradients, d_residual = [None] * 5, None
         if dy is not None:
-            *gradients, dr = spatial_gate_backward(
-                dy, x, weight.contiguous(), map.contiguous(), pooled.contiguous(), scale, shift, y
-            )
+            *gradients, dr = spatial_gate_backward(dy, x, weight, map, pooled, scale, shift, y)
             if scale is None:
                 gradients[3:] = None, None
             if ctx.has_residual:

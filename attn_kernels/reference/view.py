@@ -10,9 +10,7 @@ def per_pixel(t: torch.Tensor) -> torch.Tensor:
     return t[..., None, None]
 
 
-def viewed(
-    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None
-) -> torch.Tensor:
+def viewed(x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
     """``scale * x + shift`` in the accumulate dtype; None: 1 and 0."""
     f = widened(x)
     if scale is not None:
