@@ -21,10 +21,15 @@ def acc_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """The format in which kernels take x and return y: NCHW unless x is channels_last only."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    """The format in which kernels take x and return y: NCHW where x is contiguous, channels_last
+    where it is that or part of such a map (channels lie next to each other), else NCHW."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
-    return torch.contiguous_format
+    (_, _, h, w), (_, step, row, column) = x.shape, x.stride()
+    in_part = h * w > 1 and step > 0 and (h == 1 or step < row) and (w == 1 or step < column)
+    return torch.channels_last if in_part else torch.contiguous_format
 
 
 def dense(x: torch.Tensor) -> torch.Tensor:

@@ -23,14 +23,13 @@ struct Call {
   }
 };
 
-Call make_call(const Tensor& x_any, const Tensor& w1, const Tensor& b1, const Tensor& w2,
-               const Tensor& b2, const std::string& activation) {
+Call make_call(const Tensor& x_any, const Tensor& w1, const Tensor& w2, const Tensor& b2,
+               const std::string& activation) {
   const FeatureMap x = feature_map(x_any);
   STD_TORCH_CHECK(activation == "identity" || activation == "sigmoid",
                   "attn_kernels: activation must be identity or sigmoid, got ", activation);
   const int64_t r = w1.numel() / std::max<int64_t>(x.c, 1);
   check_parameter("w1", w1, x, std::array{r, x.c}, true);
-  check_parameter("b1", b1, x, std::array{r}, true);
   check_parameter("w2", w2, x, std::array{x.c, r}, true);
   check_parameter("b2", b2, x, std::array{x.c}, true);
   return {x, r, activation == "sigmoid"};
@@ -53,8 +52,9 @@ void with_product_type(const Call& call, const Fn& fn) {
 std::tuple<Tensor, Tensor> gam_channel_gate(const Tensor& x_any, const Tensor& w1, const Tensor& b1,
                                             const Tensor& w2, const Tensor& b2,
                                             const std::string& activation) {
-  const Call call = make_call(x_any, w1, b1, w2, b2, activation);
+  const Call call = make_call(x_any, w1, w2, b2, activation);
   const FeatureMap& x = call.x;
+  check_parameter("b1", b1, x, std::array{call.r}, true);
   const Tensor y = empty_like(x), hidden = empty_like(call.hidden());
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
@@ -220,8 +220,8 @@ class UnitBackward {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gam_channel_gate_backward(
     const Tensor& dy_any, const Tensor& x_any, const Tensor& hidden_any, const Tensor& w1,
-    const Tensor& b1, const Tensor& w2, const Tensor& b2, const std::string& activation) {
-  const Call call = make_call(x_any, w1, b1, w2, b2, activation);
+    const Tensor& w2, const Tensor& b2, const std::string& activation) {
+  const Call call = make_call(x_any, w1, w2, b2, activation);
   const FeatureMap& x = call.x;
   check_same_shape("dy", dy_any, x);
   check_same_shape("hidden", hidden_any, call.hidden());
