@@ -43,6 +43,7 @@ class Op:
     # the registered op and its arguments beside x, for torch.library.opcheck
     opcheck: Callable[[torch.Tensor, list[torch.Tensor]], list[tuple]]
     saved_bytes_per_pixel: float
+    saved_bytes_per_channel: float = 0
     # (x, parameters, d_output) in float64 -> size of the terms summed into parameters' gradients
     scales: Callable[..., list[float]] = lambda x, parameters, gradient: [0.0] * len(parameters)
     # whether the number of threads changes no bit
@@ -263,8 +264,9 @@ class Contract(Derivatives):
             for storage, t in saved.items()
             if storage != x.untyped_storage().data_ptr() and storage not in parameter_storages
         )
-        n, _, h, w = x.shape
-        assert beside_x <= self.op.saved_bytes_per_pixel * n * h * w
+        n, c, h, w = x.shape
+        allowed = self.op.saved_bytes_per_pixel * n * h * w + self.op.saved_bytes_per_channel * c
+        assert beside_x <= allowed
 
     def test_reference_backend(self, device):
         x = make_x((2, 8, 6, 5), device=device)

@@ -1,5 +1,7 @@
+import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -29,10 +31,66 @@ def test_available():
 def test_use_backend_is_undone():
     with ak.use_backend("reference"), ak.use_backend("cpu"):
         assert backends.backend_for("spatial_gate", X) == "cpu"
-    assert backends._forced is None
+    assert backends._forced.get() is None
     with pytest.raises(RuntimeError, match="boom"), ak.use_backend("reference"):
         raise RuntimeError("boom")
-    assert backends._forced is None
+    assert backends._forced.get() is None
+
+
+def test_use_backend_in_two_threads_that_leave_out_of_order():
+    """Each thread has its own choice, and none is left over."""
+    inside, first_left = threading.Barrier(2), threading.Event()
+    found = {}
+
+    def user(backend, leaves_first):
+        with ak.use_backend(backend):
+            inside.wait()
+            found[backend] = backends.backend_for("spatial_gate", X)
+            if not leaves_first:
+                first_left.wait()
+        first_left.set()
+        found[backend, "after"] = backends.backend_for("spatial_gate", X)
+
+    threads = [threading.Thread(target=user, args=a) for a in (("reference", True), ("cpu", False))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {
+        "reference": "reference",
+        "cpu": "cpu",
+        ("reference", "after"): "cpu",
+        ("cpu", "after"): "cpu",
+    }
+    assert backends.backend_for("spatial_gate", X) == "cpu"
+
+
+def test_use_backend_in_two_tasks():
+    async def user(backend):
+        with ak.use_backend(backend):
+            await asyncio.sleep(0)
+            return backends.backend_for("spatial_gate", X)
+
+    async def both():
+        return await asyncio.gather(user("reference"), user("cpu"))
+
+    assert asyncio.run(both()) == ["reference", "cpu"]
+
+
+def test_a_compiled_function_follows_use_backend():
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    compiled = torch.compile(ak.functional.channel_pool, backend=keep, fullgraph=True)
+    compiled(X)
+    with ak.use_backend("reference"):
+        compiled(X)
+    compiled(X)
+    assert ["attn_kernels.channel_pool" in graph for graph in graphs] == [True, False]
 
 
 def test_unknown_backend():
@@ -64,7 +122,9 @@ def test_forced_backend_for_another_device(monkeypatch):
 def test_environment():
     code = "import attn_kernels as ak, torch; ak.functional.channel_pool(torch.ones(1, 2, 3, 3))"
     assert python(code, ATTN_KERNELS_BACKEND="reference").returncode == 0
-    assert "expected one of" in python(code, ATTN_KERNELS_BACKEND="fast").stderr
+    assert (
+        "ATTN_KERNELS_BACKEND: expected one of" in python(code, ATTN_KERNELS_BACKEND="fast").stderr
+    )
 
 
 def test_missing_library_is_said_once_and_the_reference_serves(monkeypatch):

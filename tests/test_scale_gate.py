@@ -57,6 +57,7 @@ class TestScaleGate(Contract):
         parameters,
         opcheck,
         saved_bytes_per_pixel=2 * 64 * 4,  # a, and what the branch's own product saves
+        saved_bytes_per_channel=4,  # the copy of shift
         scales=scales,
     )
 

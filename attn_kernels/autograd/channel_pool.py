@@ -6,7 +6,7 @@ from .differentiable import differentiable, differentiable_backward, saved_by
 from .vmap import Fold
 
 channel_pool_backward = differentiable_backward(
-    "channel_pool_backward", backward, Fold(images=(0, 1, 2, 3), is_backward=True)
+    "channel_pool_backward", backward, Fold(maps=(0, 1), statistics=(2, 3), is_backward=True)
 )
 
 
@@ -25,5 +25,5 @@ class ChannelPool(torch.autograd.Function):
 
 
 channel_pool = differentiable(
-    "channel_pool", ChannelPool, reference.channel_pool, Fold(images=(0, 1, 2))
+    "channel_pool", ChannelPool, reference.channel_pool, Fold(maps=(0,), statistics=(1, 2))
 )

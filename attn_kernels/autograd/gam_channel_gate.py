@@ -7,7 +7,7 @@ from .vmap import Fold
 gam_channel_gate_backward = differentiable_backward(
     "gam_channel_gate_backward",
     backward,
-    Fold(images=(0, 1, 2), parameters=(3, 4, 5), is_backward=True, parameter_gradients=4),
+    Fold(maps=(0, 1, 2), parameters=(3, 4, 5), is_backward=True, parameter_gradients=4),
 )
 
 
@@ -35,5 +35,5 @@ class GamChannelGate(torch.autograd.Function):
 
 
 gam_channel_gate = differentiable(
-    "gam_channel_gate", GamChannelGate, forward, Fold(images=(0,), parameters=(1, 2, 3, 4))
+    "gam_channel_gate", GamChannelGate, forward, Fold(maps=(0,), parameters=(1, 2, 3, 4))
 )

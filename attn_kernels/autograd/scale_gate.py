@@ -8,7 +8,7 @@ from .vmap import Fold
 scale_gate_backward = differentiable_backward(
     "scale_gate_backward",
     backward,
-    Fold(images=(0, 1, 2), parameters=(3, 4), is_backward=True, parameter_gradients=2),
+    Fold(maps=(0, 1, 2), parameters=(3, 4), is_backward=True, parameter_gradients=2),
 )
 
 
@@ -25,5 +25,5 @@ class ScaleGate(torch.autograd.Function):
 
 
 scale_gate = differentiable(
-    "scale_gate", ScaleGate, reference.scale_gate, Fold(images=(0, 1), parameters=(2, 3))
+    "scale_gate", ScaleGate, reference.scale_gate, Fold(maps=(0, 1), parameters=(2, 3))
 )

@@ -10,7 +10,7 @@ from .vmap import Fold
 spatial_attention_backward = differentiable_backward(
     "spatial_attention_backward",
     backward,
-    Fold(images=(0, 1, 3, 4, 5, 6), parameters=(2,), grouped=True, is_backward=True),
+    Fold(maps=(0, 1), statistics=(3, 4, 5, 6), parameters=(2,), grouped=True, is_backward=True),
 )
 
 
@@ -53,5 +53,5 @@ spatial_attention = differentiable(
     "spatial_attention",
     SpatialAttention,
     forward,
-    Fold(images=(0, 3, 4), parameters=(1, 2), grouped=True),
+    Fold(maps=(0,), statistics=(3, 4), parameters=(1, 2), grouped=True),
 )

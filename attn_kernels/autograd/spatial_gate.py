@@ -8,7 +8,7 @@ from .vmap import Fold
 spatial_gate_backward = differentiable_backward(
     "spatial_gate_backward",
     backward,
-    Fold(images=(0, 1, 3, 4, 5, 6, 7), parameters=(2,), grouped=True, is_backward=True),
+    Fold(maps=(0, 1, 7), statistics=(3, 4, 5, 6), parameters=(2,), grouped=True, is_backward=True),
 )
 
 
@@ -50,5 +50,5 @@ spatial_gate = differentiable(
     "spatial_gate",
     SpatialGate,
     forward,
-    Fold(images=(0, 3, 4, 5), parameters=(1, 2), grouped=True),
+    Fold(maps=(0, 5), statistics=(3, 4), parameters=(1, 2), grouped=True),
 )

@@ -11,14 +11,16 @@ import torch
 
 @dataclass(frozen=True)
 class Fold:
-    """Which arguments of an op have N in front, and which are parameters.
+    """Which arguments of an op have N in front, and which are parameters: maps may have any
+    strides, statistics and parameters are taken contiguous.
 
     Parameters that are batched become G sets, each for one of G equal parts of the images; so do
     those of a backward, since their gradients are asked for one by one. An op that does not know
     sets (`grouped`) gives way to its formula, which does.
     """
 
-    images: tuple[int, ...]
+    maps: tuple[int, ...]
+    statistics: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
     grouped: bool = False
     is_backward: bool = False
@@ -28,10 +30,12 @@ class Fold:
         def mapped(info, in_dims, *args):
             size, folded = info.batch_size, list(args)
             sets = self._has_sets(in_dims, args)
-            for i in self.images + (self.parameters if sets else ()):
+            for i in self.maps + self.statistics + (self.parameters if sets else ()):
                 if args[i] is not None:
                     t = _batch_first(args[i], in_dims[i], size)
-                    folded[i] = t.flatten(0, 1) if self.grouped or i in self.images else t
+                    if self.grouped or i not in self.parameters:
+                        t = t.flatten(0, 1)
+                    folded[i] = t if i in self.maps else t.contiguous()
             outputs = (op if self.grouped or not sets else formula)(*folded)
             if isinstance(outputs, torch.Tensor):
                 return _unfolded(outputs, size), 0
