@@ -90,7 +90,7 @@ def test_batch_statistics_in_bfloat16():
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("momentum", [0.3, 0.0, None])
 def test_momentum(momentum):
     ours, eager = pair()
     batches = torch.randn(3, 2, C, 5, 6, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_the_shuffle_is_that_of_the_map():
     plain = ak.GAMAttention(C, groups=4).double()
     plain.load_state_dict(ours.state_dict())
     x = make_x((2, C, 5, 6), torch.float64)
-    gated = ours.eval().channel_attention(x)
+    gated = eager_gate(x, *ours.eval().channel_attention.parameters())
     map = plain.eval()(x) / gated
     torch.testing.assert_close(ours(x), gated * channel_shuffle(map, 4))
     assert not torch.allclose(ours(x), plain(x))
