@@ -114,6 +114,17 @@ def check_scale_gate(
     check_operand("shift", shift, x.shape[1:2], x)
 
 
+def check_int(name: str, value: object) -> None:
+    """For constructors: True is no number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+
+
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
 def check_kernel_size(name: str, k: int) -> None:
     if k % 2 == 0 or not 1 <= k <= 15:
         raise ValueError(f"{name}: expected a kernel size that is odd and from 1 to 15, got {k}")

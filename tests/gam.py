@@ -55,8 +55,8 @@ class EagerGAM(nn.Module):
         self.groups, self.shuffle, self.activation = groups, shuffle, activation
 
     def forward(self, x):
-        first, _, second = self.channel_attention
-        parameters = (first.weight, first.bias, second.weight, second.bias)
-        x = eager_gate(x, *parameters, self.activation)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+        gate = self.channel_attention(tokens).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        x = x * (torch.sigmoid(gate) if self.activation == "sigmoid" else gate)
         map = self.spatial_attention(x).sigmoid()
         return x * (channel_shuffle(map, self.groups) if self.shuffle else map)

@@ -90,7 +90,7 @@ def test_batch_statistics_in_bfloat16():
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("momentum", [0.3, 0.0, None])
 def test_momentum(momentum):
     ours, eager = pair()
     batches = torch.randn(3, 2, C, 5, 6, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_the_shuffle_is_that_of_the_map():
     plain = ak.GAMAttention(C, groups=4).double()
     plain.load_state_dict(ours.state_dict())
     x = make_x((2, C, 5, 6), torch.float64)
-    gated = ours.eval().channel_attention(x)
+    gated = eager_gate(x, *ours.eval().channel_attention.parameters())
     map = plain.eval()(x) / gated
     torch.testing.assert_close(ours(x), gated * channel_shuffle(map, 4))
     assert not torch.allclose(ours(x), plain(x))
@@ -215,3 +215,49 @@ def test_copies():
 def test_bad_arguments(message, arguments):
     with pytest.raises(ValueError, match=message):
         ak.GAMAttention(C, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("in_channels: expected an int, got '8'", {"in_channels": "8"}),
+        ("in_channels: expected an int, got None", {"in_channels": None}),
+        ("out_channels: expected an int, got 32.0", {"out_channels": 32.0}),
+        ("rate: expected an int, got 2.0", {"rate": 2.0}),
+        ("rate: expected an int, got True", {"rate": True}),
+        ("groups: expected an int, got 4.0", {"groups": 4.0}),
+        ("channel_shuffle: expected True or False, got 1", {"channel_shuffle": 1}),
+    ],
+)
+def test_arguments_of_another_type(message, arguments):
+    with pytest.raises(TypeError, match=message):
+        ak.GAMAttention(**{"in_channels": C} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, "channels: expected an int, got '8'", ("8",)),
+        (TypeError, "rate: expected an int, got 2.0", (8, 2.0)),
+        (ValueError, "channels: expected at least 1, got 0", (0,)),
+        (ValueError, "activation: .*got None", (8, 4, None)),
+    ],
+)
+def test_bad_arguments_of_the_channel_gate(error, message, arguments):
+    with pytest.raises(error, match=message):
+        ak.GAMChannelGate(*arguments)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_empty_batch(training, tracked):
+    """Nothing is learnt from it: statistics stay as they are, gradients are zero."""
+    ours, eager = pair("grouped and shuffled")
+    x = torch.randn(0, C, 6, 7, dtype=torch.float64)
+    for module in (ours, eager):
+        module.train(training)
+        if not tracked:
+            module.spatial_attention[4] = nn.BatchNorm2d(C, track_running_stats=False).double()
+    results = [train_step(module, x, torch.ones_like(x)) for module in (ours, eager)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert all(t.isfinite().all() for t in ours.state_dict().values())

@@ -3,10 +3,11 @@
 import copy
 import io
 import pickle
+import re
 
 import pytest
 import torch
-from spatial import eager_map
+from spatial import eager_pool
 from torch import nn
 
 import attn_kernels as ak
@@ -20,7 +21,7 @@ class EagerSpatialAttention(nn.Module):
         self.conv1 = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(self, x):
-        return eager_map(x, self.conv1.weight, self.conv1.bias)
+        return torch.sigmoid(self.conv1(eager_pool(x)))
 
 
 class EagerSpatialGate(EagerSpatialAttention):
@@ -99,7 +100,20 @@ def test_inference_and_half(fused):
     torch.testing.assert_close(y, module(x).detach())
 
 
-@pytest.mark.parametrize("kernel_size", [0, 2, 17, -1])
+@pytest.mark.parametrize("kernel_size", [0, 2, 16, 17, -1])
 def test_kernel_sizes_that_do_not_exist(kernel_size):
     with pytest.raises(ValueError, match=f"kernel_size: .*odd and from 1 to 15, got {kernel_size}"):
         ak.SpatialGate(kernel_size)
+
+
+@pytest.mark.parametrize("kernel_size", [(7, 7), 7.0, "7", None, True])
+@pytest.mark.parametrize("fused", [ak.SpatialAttention, ak.SpatialGate])
+def test_kernel_sizes_that_are_no_ints(fused, kernel_size):
+    message = re.escape(f"kernel_size: expected an int, got {kernel_size!r}")
+    with pytest.raises(TypeError, match=message):
+        fused(kernel_size)
+
+
+def test_bias_is_a_bool():
+    with pytest.raises(TypeError, match="bias: expected True or False, got 'no'"):
+        ak.SpatialGate(bias="no")

@@ -1,21 +1,30 @@
+from typing import Any
+
 import torch
 from torch import nn
 
 from .. import functional
-from ..checks import check_kernel_size
+from ..checks import check_bool, check_int, check_kernel_size
+from .children import obstacle, parameter, unfused
+
+# What the kernel computes, per K: stride, padding, dilation, groups, padding mode.
+GEOMETRY = {k: ((1, 1), (k // 2, k // 2), (1, 1), 1, "zeros") for k in range(1, 16, 2)}
 
 
 class SpatialAttention(nn.Module):
     """The map of spatial attention: ``sigmoid(conv1(cat[mean_c(x), max_c(x)]))``.
 
     (N, C, H, W) -> (N, 1, H, W). Parameters: ``conv1.weight`` (1, 2, K, K) and, with ``bias=True``,
-    ``conv1.bias`` (1,), as in the widely used eager module.
+    ``conv1.bias`` (1,), as in the widely used eager module. A `conv1` that is more than its
+    parameters (hooks, adapters, another padding) is called, and the gate is not fused; the
+    module's repr says so.
 
     Args:
         kernel_size: K, odd and from 1 to 15.
         bias: whether the convolution has one.
 
     Raises:
+        TypeError: kernel_size is no int or bias no bool.
         ValueError: kernel_size is even or out of range.
 
     Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018.
@@ -23,9 +32,36 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, kernel_size: int = 7, bias: bool = False) -> None:
         super().__init__()
+        check_int("kernel_size", kernel_size)
         check_kernel_size("kernel_size", kernel_size)
+        check_bool("bias", bias)
         self.conv1 = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.conv1
-        return functional.spatial_attention(x, conv.weight, conv.bias)
+        conv: Any = self._modules["conv1"]
+        if conv_obstacle(conv) is None:
+            return functional.spatial_attention(
+                x, parameter(conv, "weight"), parameter(conv, "bias")
+            )
+        return torch.sigmoid(conv(functional.channel_pool(x)))
+
+    def extra_repr(self) -> str:
+        return unfused(conv1=conv_obstacle(self.conv1))
+
+
+def conv_obstacle(conv: Any) -> str | None:
+    """What keeps the kernel from doing this child's work: one convolution of the pooled map."""
+    found = obstacle(conv, nn.Conv2d)
+    if found is not None:
+        return found
+    k = conv.kernel_size[0]
+    geometry = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    weight = conv._parameters.get("weight")
+    shape = (conv.out_channels, conv.in_channels, *conv.kernel_size)
+    if (
+        geometry != GEOMETRY.get(k)
+        or shape != (1, 2, k, k)
+        or (weight is not None and weight.shape != shape)
+    ):
+        return f"is Conv2d({conv.extra_repr()})"
+    return None

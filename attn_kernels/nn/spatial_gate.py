@@ -1,7 +1,10 @@
+from typing import Any
+
 import torch
 
 from .. import functional
-from .spatial_attention import SpatialAttention
+from .children import parameter
+from .spatial_attention import SpatialAttention, conv_obstacle
 
 
 class SpatialGate(SpatialAttention):
@@ -11,5 +14,7 @@ class SpatialGate(SpatialAttention):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.conv1
-        return functional.spatial_gate(x, conv.weight, conv.bias)
+        conv: Any = self._modules["conv1"]
+        if conv_obstacle(conv) is None:
+            return functional.spatial_gate(x, parameter(conv, "weight"), parameter(conv, "bias"))
+        return x * super().forward(x)

@@ -1,0 +1,57 @@
+"""A child that is plain is read; a child that is not is called.
+
+A fused gate computes what its children would, from their parameters, without calling them. That is
+right only as long as calling them does nothing else. So every forward asks here, of every child
+that it would read, for an *obstacle*: None for a plain child, else words that say what is in the
+way. With an obstacle the module composes the gate from its children's own calls.
+
+Children change at any time (hooks come and go, pruning, sharding, adapters), so nothing is cached.
+Only attributes of modules decide, never values: `torch.compile` and `torch.fx` trace through.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
+    """What keeps a call of `module` from being `cls.forward` with its parameters, if anything.
+
+    A parametrisation is no obstacle: it changes what `parameter` reads, and nothing else.
+    """
+    if type(module) is not cls and type_before_parametrizations(module) is not cls:
+        return f"is a {type(module).__name__}"
+    if (
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+    ):
+        return "has hooks"
+    own = module.__dict__
+    if "forward" in own or "_conv_forward" in own:
+        return "has a forward of its own"
+    for p in module._parameters.values():
+        # Sharded and quantised weights have operators of their own.
+        if p is not None and type(p) is not nn.Parameter and is_traceable_wrapper_subclass(p):
+            return f"has parameters of class {type(p).__name__}"
+    return "is under global hooks" if _has_any_global_hook() else None
+
+
+def parameter(module: nn.Module, name: str) -> Any:
+    """What the module's own forward would read. A parametrised one is computed by reading it: as
+    the forward does, read it once.
+    """
+    own = module._parameters
+    return own[name] if name in own else getattr(module, name)
+
+
+def unfused(**obstacles: str | None) -> str:
+    """For extra_repr: which child keeps a gate from being fused, and why; empty if none does."""
+    found = [f"{child} {words}" for child, words in obstacles.items() if words is not None]
+    return f"unfused: {'; '.join(found)}" if found else ""
