@@ -182,7 +182,7 @@ WEIGHTS = {
         64: Tile(32, 64, 64, 4, 3),
     },
 }
-WEIGHTS_SIMT = {16: Tile(16, 32, 16, 8, 2), 32: Tile(16, 64, 32, 8, 2), 64: Tile(16, 64, 64, 8, 2)}
+WEIGHTS_SIMT = {16: Tile(16, 32, 16, 8, 2), 32: Tile(16, 64, 32, 8, 2)}
 
 # The products of the two-kernel path.
 GEMM = {
@@ -196,7 +196,7 @@ GEMM_SIMT = Tile(64, 64, 16, 8, 2)
 # Where elements are loaded one by one their addresses fill the registers: small tiles, for every
 # architecture.
 SCALAR_GEMM = Tile(64, 64, 32, 8, 2)
-SCALAR_WEIGHTS = {16: Tile(32, 64, 16, 8, 2), 32: Tile(32, 64, 32, 8, 2)}
+SCALAR_WEIGHTS = {16: Tile(32, 32, 16, 8, 2), 32: Tile(32, 64, 32, 8, 2)}
 
 # Blackwell's rows are Hopper's where nothing else is said.
 for arithmetic in ("half", "tf32"):

@@ -433,10 +433,7 @@ def gam_weight_gradient_kernel(
     r = tl.program_id(1) * BR + tl.arange(0, BR)
     c_offset = channel_offset(c, hw, CHANNELS_LAST)[:, None]
     r_offset = channel_offset(r, hw, CHANNELS_LAST)[:, None]
-    if DA == "sigmoid":
-        d_w1 = tl.zeros((BC, BR), tl.float32)
-    else:
-        d_w1 = tl.zeros((BR, BC), tl.float32)
+    d_w1 = tl.zeros((BC, BR) if DA == "sigmoid" else (BR, BC), tl.float32)
     d_w2 = tl.zeros_like(d_w1)
     d_b1 = tl.zeros((BR,), tl.float32)
     d_b2 = tl.zeros((BC,), tl.float32)
