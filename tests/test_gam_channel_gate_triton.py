@@ -19,6 +19,7 @@ from triton_checks import (
     LAYOUTS,
     RUNS_KERNELS,
     Judge,
+    Margins,
     embed,
     laid_out,
     poisoned_outputs,
@@ -229,28 +230,57 @@ class TestGamChannelGate:
 
     def test_nothing_is_written_outside(self, monkeypatch, variant):
         choose(monkeypatch, variant)
-        outputs = []
-
-        def new_map_in_nan(x, channels, layout):
-            shape = (x.shape[0], channels, *x.shape[2:])
-            empty = torch.empty(shape, dtype=x.dtype, memory_format=layout.memory_format)
-            outputs.append(embed(empty))
-            return outputs[-1]
-
-        monkeypatch.setattr(op, "new_map", new_map_in_nan)
+        margins = Margins(monkeypatch, op, "new_map", "new_partials")
         case = Case.draw((2, 37, 9, 5, 7), torch.float32)
-        judge(case, "identity", ours(case, "identity"))
-        for output in outputs:
-            buffer = output.new_empty(0).set_(output.untyped_storage())
-            assert int(buffer.isnan().sum()) == buffer.numel() - output.numel()
+        for activation in ACTIVATIONS:
+            judge(case, activation, ours(case, activation))
+        margins.check()
 
     def test_nan_goes_through_the_relu(self, monkeypatch, variant):
+        """As in PyTorch: a hidden unit that is NaN stays so, and its gradient is not masked."""
         choose(monkeypatch, variant)
         case = Case.draw((1, 5, 3, 2, 2), torch.float32)
-        case.x[0, 2, 1, 0] = torch.nan
-        y = ours(case, "identity")[0]
-        truth = formula(case.x, *case.parameters, "identity")
-        assert torch.equal(y.isnan().cpu(), truth.isnan())
+        case.parameters[1][1] = torch.nan  # in b1: d_pre is finite, the mask alone sees the NaN
+        eager = by_autograd(case, torch.float32, "identity")
+        assert eager[RESULTS.index("d_b1")].isfinite().all()
+        for result, expected in zip(ours(case, "identity"), eager, strict=True):
+            torch.testing.assert_close(result.cpu(), expected, equal_nan=True)
+
+    @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # numpy's: wanted here
+    @pytest.mark.filterwarnings("ignore:invalid value encountered")  # of masked columns
+    def test_hidden_is_rounded_once(self, monkeypatch, variant):
+        """To x's dtype, before both the second product and the backward: they use the same units,
+        infinite past 65504 in float16 and 0 below its smallest number.
+        """
+        choose(monkeypatch, variant)
+        one = torch.ones(1, 1, 1, 1, dtype=torch.float16)
+        for value, hidden in ((2.0**8, torch.inf), (2.0**-13, 0.0)):  # hidden of value squared
+            vectors = [torch.tensor([[value]]), torch.zeros(1), torch.tensor([[1 / value]])]
+            parameters = [p.half() for p in (*vectors, torch.zeros(1))]
+            x = embed(value * one)
+            inputs = [embed(p) for p in parameters]
+            y, saved = op.gam_channel_gate(x, *inputs, "identity")
+            _, *gradients = op.gam_channel_gate_backward(embed(one), x, saved, *inputs, "identity")
+            assert saved.item() == hidden
+            assert y.item() == hidden  # of hidden in float32 it would be value squared
+            assert gradients[2].item() == value * hidden  # d_w2
+
+    def test_several_tiles_in_a_split(self, monkeypatch, variant):
+        """Two splits of three tiles: the loop over a split's tiles, and its end past the map's."""
+        choose(monkeypatch, variant)
+        monkeypatch.setattr(op, "WEIGHT_GRADIENT_PROGRAMS", 2)
+        case = Case.draw((2, 13, 9, 5, 7), torch.float32)
+        for activation in ACTIVATIONS:
+            judge(case, activation, ours(case, activation))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+    def test_parameters_of_the_maps_dtype_are_taken_as_they_are(self, variant, dtype):
+        """No launch that casts or copies one."""
+        parameters = [torch.ones(3, 5), torch.ones(3), torch.ones(5, 3), torch.ones(5)]
+        parameters = [p.to(dtype) for p in parameters]
+        x = torch.empty(1, 5, 2, 2, dtype=dtype)
+        taken = op.operands(x, *parameters)
+        assert all(a is b for a, b in zip(taken, parameters, strict=True))
 
 
 class TestShippedTiles:
@@ -355,3 +385,64 @@ class TestBfloat16:
         dot_kernel[(1,)](a, b, out, SIZE=16)
         expected = (a.cpu().double() @ b.cpu().double()).bfloat16()
         torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@triton.jit
+def offsets_kernel(
+    out_ptr, pixel, channel, hw, CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr
+):
+    tl.store(out_ptr, common.pixel_offset(pixel, hw, CHANNELS, CHANNELS_LAST))
+    tl.store(out_ptr + 1, common.channel_offset(channel, hw, CHANNELS_LAST))
+
+
+class TestAddressing:
+    """What no map that fits a test's memory would show."""
+
+    __test__ = RUNS_KERNELS
+
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_offsets_past_32_bits(self, channels_last):
+        pixel, channels, channel, hw = 2**30 + 5, 64, 2**16 + 1, 2**16
+        out = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+        offsets_kernel[(1,)](
+            out, pixel, channel, hw, CHANNELS=channels, CHANNELS_LAST=channels_last
+        )
+        image, position = divmod(pixel, hw)
+        if channels_last:
+            expected = [pixel * channels, channel]
+        else:
+            expected = [image * channels * hw + position, channel * hw]
+        assert out.tolist() == expected
+
+
+class TestSplits:
+    __test__ = RUNS_KERNELS
+
+    def test_split_evenly(self):
+        """Every tile is in a split, no split is empty, and there are no more than were wanted."""
+        for tiles in range(1, 40):
+            for wanted in range(12):
+                per_split, splits = common.split_evenly(tiles, wanted)
+                assert 1 <= splits <= max(1, wanted)
+                assert (splits - 1) * per_split < tiles <= splits * per_split
+
+    @pytest.mark.parametrize("shapes", [[(5,)], [(3, 50), (7,), (2, 9), (130,)]], ids=str)
+    def test_sum_of_splits(self, shapes):
+        """Each output gets its segment of the sum of all rows, and nothing is written beside it."""
+        length = sum(torch.Size(shape).numel() for shape in shapes)
+        random = torch.Generator().manual_seed(0)
+        rows = torch.randint(-8, 8, (19, length), generator=random).float()  # exact in any order
+        outputs = [embed(torch.zeros(shape), margin=512) for shape in shapes]
+        ends = torch.tensor([torch.Size(shape).numel() for shape in shapes]).cumsum(0).tolist()
+        pointers = outputs + outputs[-1:] * (4 - len(outputs))
+        ends += [length] * (4 - len(ends))
+        common.sum_partials_kernel[(triton.cdiv(length, 128),)](
+            embed(rows), *pointers, 19, *ends[:3], length, ROWS=16, COLUMNS=128
+        )
+        summed = common.sum_partials(embed(rows), shapes)
+        for shape, end, *pair in zip(shapes, ends, outputs, summed, strict=False):
+            segment = rows.sum(0)[end - torch.Size(shape).numel() : end].reshape(shape)
+            assert all(torch.equal(result.cpu(), segment) for result in pair)
+        for output in outputs:
+            buffer = output.new_empty(0).set_(output.untyped_storage())
+            assert int(buffer.isnan().sum()) == 2 * 512

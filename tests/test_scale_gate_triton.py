@@ -17,6 +17,7 @@ from triton_checks import (
     LAYOUTS,
     RUNS_KERNELS,
     Judge,
+    Margins,
     embed,
     laid_out,
     poisoned_outputs,
@@ -149,6 +150,13 @@ class TestScaleGate:
         monkeypatch.setattr(op, "BACKWARD_PROGRAMS", 2)
         case = Case.draw((3, 5, 29, 31), torch.float32)
         judge(case, ours(case))
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_nothing_is_written_outside(self, monkeypatch, layout):
+        margins = Margins(monkeypatch, op, "new_map", "new_partials")
+        case = Case.draw((2, 37, 5, 7), torch.float32)
+        judge(case, ours(case, layout))
+        margins.check()
 
     def test_same_bits_every_time(self):
         case = Case.draw((3, 40, 19, 17), torch.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import pathlib
 import re
 import subprocess
@@ -17,6 +18,7 @@ from unittest import mock
 
 import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -49,9 +51,30 @@ class Launch:
             dict(self.constants),
             {(i,): [["tt.divisibility", 16]] for i in pointers},
         )
-        return triton.compile(
-            source, target=GPUTarget("cuda", arch, 32), options=dict(self.options)
-        )
+        with knobs.runtime.scope(), knobs.nvidia.scope():
+            knobs.runtime.add_stages_inspection_hook = keep_ptxas_log
+            knobs.nvidia.dump_ptxas_log = True
+            return triton.compile(
+                source, target=GPUTarget("cuda", arch, 32), options=dict(self.options)
+            )
+
+
+def keep_ptxas_log(backend=None, stages=None, *_):
+    """Triton's hook into its stages, here to keep what ptxas prints in the metadata, which are
+    cached with the kernel. Called without arguments it names itself for the cache's key.
+    """
+    if stages is None:
+        return "ptxas log", "ptxas log"
+    assemble = stages["cubin"]
+
+    def assemble_and_listen(ptx, metadata):
+        with contextlib.redirect_stdout(io.StringIO()) as log:
+            cubin = assemble(ptx, metadata)
+        metadata["ptxas_log"] = log.getvalue()
+        return cubin
+
+    stages["cubin"] = assemble_and_listen
+    return None
 
 
 def describe(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
@@ -88,6 +111,8 @@ def recorded_launches():
         JITFunction.run = run
 
 
+# ptxas: "wgmma.mma_async instructions are serialized due to ...": each waits for the one before.
+SERIALISED = re.compile(r"\(C751[0-5]\)[^\n]*")
 INSTRUCTIONS = ("wgmma", "tcgen05.mma", "mma.sync")
 
 
@@ -104,6 +129,7 @@ class Figures:
     stack: int
     shared: int
     instructions: tuple[str, ...]  # those of INSTRUCTIONS that its PTX holds
+    serialised: tuple[str, ...]  # what ptxas says of its wgmma, see SERIALISED
 
 
 def figures(launch: Launch, arch: int) -> Figures:
@@ -116,11 +142,15 @@ def figures(launch: Launch, arch: int) -> Figures:
     # A register that does not fit is spilled to the stack; none of these kernels has another use
     # for one.
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", report)}
-    found = tuple(name for name in INSTRUCTIONS if name in compiled.asm["ptx"])
-    constants = {name: value for name, value in launch.constants if isinstance(value, (int, str))}
-    warps = dict(launch.options).get("num_warps", 4)
     return Figures(
-        launch.name, constants, warps, usage["REG"], usage["STACK"], compiled.metadata.shared, found
+        kernel=launch.name,
+        constants={name: v for name, v in launch.constants if isinstance(v, (int, str))},
+        warps=dict(launch.options).get("num_warps", 4),
+        registers=usage["REG"],
+        stack=usage["STACK"],
+        shared=compiled.metadata.shared,
+        instructions=tuple(name for name in INSTRUCTIONS if name in compiled.asm["ptx"]),
+        serialised=tuple(SERIALISED.findall(compiled.metadata.ptxas_log)),
     )
 
 

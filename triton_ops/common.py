@@ -250,6 +250,11 @@ def new_map(
     )
 
 
+def new_partials(x: torch.Tensor, splits: int, length: int) -> torch.Tensor:
+    """Room for the partial sums of `splits` programs, `length` of each."""
+    return torch.empty((splits, length), dtype=torch.float32, device=x.device)
+
+
 def split_evenly(tiles: int, wanted: int) -> tuple[int, int]:
     """(tiles per split, splits): at most `wanted` splits, none of them empty."""
     per_split = triton.cdiv(tiles, max(1, wanted))

@@ -25,6 +25,7 @@ from .common import (
     like,
     native,
     new_map,
+    new_partials,
     power_of_two,
     split_evenly,
     sum_partials,
@@ -174,7 +175,7 @@ def gam_channel_gate_backward(
         ]
         return dx, *zeros
     dy, hidden = like(dy.to(x.dtype), gate.layout), like(hidden, gate.layout)
-    d_pre = torch.empty_like(hidden)
+    d_pre = new_map(x, gate.hidden, gate.layout)
     w1, b1, w2, b2 = operands(x, w1, b1, w2, b2)
     with torch.cuda.device_of(x):
         tile = gate.one_kernel("backward")
@@ -190,7 +191,7 @@ def gam_channel_gate_backward(
         else:
             da, da_is = dy, "product"
             if gate.sigmoid:  # its gate needs all of hidden: made once here, read twice
-                da, da_is = torch.empty_like(dx), "given"
+                da, da_is = new_map(x, gate.channels, gate.layout), "given"
                 launch_gate(gate, "da", dy, x, hidden, None, w1, w2, b2, da)
             launch_gemm(
                 gate,
@@ -209,9 +210,9 @@ def gam_channel_gate_backward(
 
 
 def operands(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
-    """Contiguous parameters: matrices in x's dtype, as they are multiplied with x, biases in
-    float32."""
-    return [p.to(x.dtype if p.ndim == 2 else torch.float32).contiguous() for p in parameters]
+    """Contiguous parameters: matrices in x's dtype, as they are multiplied with x; biases as they
+    come, since their kernels widen them."""
+    return [(p.to(x.dtype) if p.ndim == 2 else p).contiguous() for p in parameters]
 
 
 def launch_gemm(gate: Gate, kernel, columns: int, *args: torch.Tensor, **options) -> None:
@@ -251,7 +252,7 @@ def weight_gradients(gate: Gate, da, da_is: str, x, hidden, d_pre, w2, b2) -> li
     tiles_per_split, splits = split_evenly(
         pixel_tiles, WEIGHT_GRADIENT_PROGRAMS // (columns[0] * columns[1])
     )
-    partials = x.new_empty((splits, 2 * channels * width + channels + width), dtype=torch.float32)
+    partials = new_partials(x, splits, 2 * channels * width + channels + width)
     grid = (*columns, splits)
     gam_weight_gradient_kernel[grid](
         *(da, x, hidden, d_pre, w2, b2, partials),

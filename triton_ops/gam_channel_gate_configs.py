@@ -47,7 +47,7 @@ FORWARD = {
     (90, "half"): {
         16: Tile(128, 64, 16, 4, 3),
         32: Tile(128, 64, 32, 4, 3),
-        64: Tile(128, 32, 64, 4, 3),
+        64: Tile(64, 64, 64, 4, 3),
         128: Tile(128, 64, 128, 8, 3),
         256: Tile(128, 32, 256, 8, 3),
     },
@@ -82,9 +82,9 @@ BACKWARD = {
         128: Tile(32, 32, 128, 8, 2),
     },
     (90, "half"): {
-        16: Tile(128, 32, 16, 4, 3),
-        32: Tile(128, 64, 32, 4, 2),
-        64: Tile(128, 32, 64, 4, 2),
+        16: Tile(64, 32, 16, 4, 3),
+        32: Tile(64, 32, 32, 4, 3),
+        64: Tile(64, 32, 64, 4, 2),
         128: Tile(128, 32, 128, 8, 3),
         256: Tile(64, 32, 256, 8, 3),
     },
@@ -93,6 +93,13 @@ BACKWARD = {
         32: Tile(128, 16, 32, 4, 2),
         64: Tile(128, 32, 64, 8, 3),
         128: Tile(128, 16, 128, 8, 2),
+    },
+    (100, "half"): {
+        16: Tile(128, 32, 16, 4, 3),
+        32: Tile(128, 64, 32, 4, 2),
+        64: Tile(128, 32, 64, 4, 2),
+        128: Tile(128, 32, 128, 8, 3),
+        256: Tile(64, 32, 256, 8, 3),
     },
 }
 BACKWARD_SIMT = {16: Tile(64, 16, 16, 4, 2), 32: Tile(64, 16, 32, 4, 2), 64: Tile(64, 16, 64, 8, 2)}
@@ -115,7 +122,7 @@ SIGMOID_WEIGHTS = {
     (90, "half"): {
         16: Tile(64, 64, 16, 4, 3),
         32: Tile(32, 64, 32, 4, 3),
-        64: Tile(64, 64, 64, 4, 3),
+        64: Tile(32, 64, 64, 8, 2),
         128: Tile(32, 64, 128, 8, 2),
         256: Tile(32, 32, 256, 8, 2),
     },
@@ -125,9 +132,16 @@ SIGMOID_WEIGHTS = {
         64: Tile(32, 64, 64, 4, 3),
         128: Tile(32, 64, 128, 8, 3),
     },
+    (100, "half"): {
+        16: Tile(64, 64, 16, 4, 3),
+        32: Tile(32, 64, 32, 4, 3),
+        64: Tile(64, 64, 64, 4, 3),
+        128: Tile(32, 64, 128, 8, 2),
+        256: Tile(32, 32, 256, 8, 2),
+    },
     (100, "tf32"): {
         16: Tile(32, 64, 16, 8, 3),
-        32: Tile(32, 64, 32, 4, 3),
+        32: Tile(32, 64, 32, 8, 3),
         64: Tile(32, 32, 64, 8, 2),
         128: Tile(32, 64, 128, 8, 3),
     },
@@ -138,12 +152,13 @@ SIGMOID_WEIGHTS_SIMT = {
     64: Tile(16, 64, 64, 8, 2),
 }
 
-# Weight gradients of wider layers take R in tiles of 64.
+# Weight gradients of wider layers take R in tiles of the last entry: each is one more reading of x
+# and dy from L2, which is why Hopper's are large.
 WEIGHTS = {
     (80, "half"): {
         16: Tile(64, 64, 16, 4, 2),
         32: Tile(64, 64, 32, 4, 3),
-        64: Tile(32, 64, 64, 4, 3),
+        64: Tile(32, 64, 64, 4, 2),
     },
     (80, "tf32"): {
         16: Tile(64, 64, 16, 4, 3),
@@ -154,6 +169,7 @@ WEIGHTS = {
         16: Tile(64, 64, 16, 4, 3),
         32: Tile(64, 64, 32, 4, 3),
         64: Tile(64, 64, 64, 4, 3),
+        128: Tile(64, 128, 128, 8, 3),
     },
     (90, "tf32"): {
         16: Tile(64, 64, 16, 4, 3),
@@ -166,7 +182,7 @@ WEIGHTS = {
         64: Tile(32, 64, 64, 4, 3),
     },
 }
-WEIGHTS_SIMT = {16: Tile(16, 32, 16, 8, 2), 32: Tile(16, 64, 32, 8, 2), 64: Tile(16, 64, 64, 8, 2)}
+WEIGHTS_SIMT = {16: Tile(16, 32, 16, 8, 2), 32: Tile(16, 64, 32, 8, 2)}
 
 # The products of the two-kernel path.
 GEMM = {
@@ -180,7 +196,7 @@ GEMM_SIMT = Tile(64, 64, 16, 8, 2)
 # Where elements are loaded one by one their addresses fill the registers: small tiles, for every
 # architecture.
 SCALAR_GEMM = Tile(64, 64, 32, 8, 2)
-SCALAR_WEIGHTS = {16: Tile(32, 64, 16, 8, 2), 32: Tile(32, 64, 32, 8, 2)}
+SCALAR_WEIGHTS = {16: Tile(32, 32, 16, 8, 2), 32: Tile(32, 64, 32, 8, 2)}
 
 # Blackwell's rows are Hopper's where nothing else is said.
 for arithmetic in ("half", "tf32"):

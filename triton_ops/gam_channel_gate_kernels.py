@@ -419,15 +419,22 @@ def gam_weight_gradient_kernel(
 ):
     """Parameter gradients of one split of the pixels, for BC channels and BR hidden units; tiles
     are (channels, P).
+
+    d_w1 (R, C) and d_w2 (C, R) are both summed as (BR, BC), or with the sigmoid as (BC, BR): da is
+    then the right factor, which wgmma reads from shared memory, while a left one in registers would
+    have it wait for each product. The sigmoid's da comes out of a product of its own, and serves
+    best from the registers it is in.
     """
     hw = map_width(hw_units, HW_ALIGN, INDEX)
     split = tl.program_id(2)
+    first_channels = tl.program_id(0) == 0  # which stores d_b1, and alone sums it
+    first_hidden = tl.program_id(1) == 0  # the same for d_b2
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     r = tl.program_id(1) * BR + tl.arange(0, BR)
     c_offset = channel_offset(c, hw, CHANNELS_LAST)[:, None]
     r_offset = channel_offset(r, hw, CHANNELS_LAST)[:, None]
-    d_w1 = tl.zeros((BC, BR), tl.float32)  # transposed
-    d_w2 = tl.zeros((BC, BR), tl.float32)
+    d_w1 = tl.zeros((BC, BR) if DA == "sigmoid" else (BR, BC), tl.float32)
+    d_w2 = tl.zeros_like(d_w1)
     d_b1 = tl.zeros((BR,), tl.float32)
     d_b2 = tl.zeros((BC,), tl.float32)
     for step in range(0, tiles_per_split):
@@ -450,13 +457,22 @@ def gam_weight_gradient_kernel(
                 + load_vector(b2_ptr, c, C)[:, None]
             )
             da = gate_gradient(da, x, tl.sigmoid(a), True)
-        d_w1 = dot(x, tl.trans(d_pre), d_w1, PRECISION)
-        d_w2 = dot(narrow(da, x.dtype), tl.trans(hidden), d_w2, PRECISION)
-        d_b1 += tl.sum(d_pre.to(tl.float32), axis=1)
-        d_b2 += tl.sum(da, axis=1)
+        if DA == "sigmoid":
+            d_w1 = dot(x, tl.trans(d_pre), d_w1, PRECISION)
+            d_w2 = dot(narrow(da, x.dtype), tl.trans(hidden), d_w2, PRECISION)
+        else:
+            d_w1 = dot(d_pre, tl.trans(x), d_w1, PRECISION)
+            d_w2 = dot(hidden, tl.trans(narrow(da, x.dtype)), d_w2, PRECISION)
+        if first_channels:
+            d_b1 += tl.sum(d_pre.to(tl.float32), axis=1)
+        if first_hidden:
+            d_b2 += tl.sum(da, axis=1)
+    if DA == "sigmoid":
+        d_w1 = tl.trans(d_w1)
+        d_w2 = tl.trans(d_w2)
     row_ptr = partials_ptr + split.to(tl.int64) * (2 * C * R + C + R)
-    mask = (c < C)[:, None] & (r < R)[None, :]
-    tl.store(row_ptr + (r[None, :] * C + c[:, None]), d_w1, mask=mask)
-    tl.store(row_ptr + R * C + r, d_b1, mask=(r < R) & (tl.program_id(0) == 0))
-    tl.store(row_ptr + (R * C + R) + (c[:, None] * R + r[None, :]), d_w2, mask=mask)
-    tl.store(row_ptr + (2 * R * C + R) + c, d_b2, mask=(c < C) & (tl.program_id(1) == 0))
+    mask = (r < R)[:, None] & (c < C)[None, :]
+    tl.store(row_ptr + (r[:, None] * C + c[None, :]), d_w1, mask=mask)
+    tl.store(row_ptr + R * C + r, d_b1, mask=(r < R) & first_channels)
+    tl.store(row_ptr + (R * C + R) + (c[None, :] * R + r[:, None]), d_w2, mask=mask)
+    tl.store(row_ptr + (2 * R * C + R) + c, d_b2, mask=(c < C) & first_hidden)

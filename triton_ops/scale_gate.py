@@ -20,6 +20,7 @@ from .common import (
     narrow,
     native,
     new_map,
+    new_partials,
     pixel_offset,
     power_of_two,
     split_evenly,
@@ -173,7 +174,7 @@ def scale_gate_backward(
     tiles_per_split, splits = split_evenly(
         triton.cdiv(layout.pixels, options["P"]), BACKWARD_PROGRAMS // columns
     )
-    partials = torch.empty((splits, 2 * channels), dtype=torch.float32, device=x.device)
+    partials = new_partials(x, splits, 2 * channels)
     with torch.cuda.device_of(x):
         scale_gate_backward_kernel[(columns * splits,)](
             *(
