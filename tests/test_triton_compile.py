@@ -32,7 +32,7 @@ LARGE, SMALL, ODD = (32, 56, 56), (2, 16, 16), (2, 7, 7)  # images, height, widt
 WEIGHTS = ("gam_weight_gradient_kernel",)
 
 # {(kernel, R, channels_last): why} its sigmoid's products on wgmma wait for each other, as ptxas
-# says (C7510 to C7515), with every tile that was tried. Nothing else may.
+# says (C7510 to C7515). The reasons are read from its registers, not proven. Nothing else may.
 SERIALISED = {
     (
         "gam_backward_kernel",

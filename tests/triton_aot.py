@@ -211,8 +211,9 @@ class Case:
         sizes = ((width, channels), (width,), (channels, width), (channels,))
         parameters = [self._empty(*size) for size in sizes]
         gam_channel_gate.gam_channel_gate(x, *parameters, self.activation)
+        w1, _, w2, b2 = parameters
         gam_channel_gate.gam_channel_gate_backward(
-            x, x, self._map(width), *parameters, self.activation
+            x, x, self._map(width), w1, w2, b2, self.activation
         )
 
     def _call_scale_gate(self) -> None:

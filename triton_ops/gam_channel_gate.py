@@ -158,7 +158,6 @@ def gam_channel_gate_backward(
     x: torch.Tensor,
     hidden: torch.Tensor,  # as the forward returned it
     w1: torch.Tensor,
-    b1: torch.Tensor,
     w2: torch.Tensor,
     b2: torch.Tensor,
     activation: str,
@@ -170,13 +169,11 @@ def gam_channel_gate_backward(
     gate = Gate.of(x, w1, activation)
     dx = new_map(x, gate.channels, gate.layout)
     if gate.layout.pixels == 0:
-        zeros = [
-            torch.zeros(p.shape, dtype=torch.float32, device=x.device) for p in (w1, b1, w2, b2)
-        ]
-        return dx, *zeros
+        shapes = w1.shape, w1.shape[:1], w2.shape, b2.shape
+        return dx, *(torch.zeros(s, dtype=torch.float32, device=x.device) for s in shapes)
     dy, hidden = like(dy.to(x.dtype), gate.layout), like(hidden, gate.layout)
     d_pre = new_map(x, gate.hidden, gate.layout)
-    w1, b1, w2, b2 = operands(x, w1, b1, w2, b2)
+    w1, w2, b2 = operands(x, w1, w2, b2)
     with torch.cuda.device_of(x):
         tile = gate.one_kernel("backward")
         if tile is not None:
