@@ -32,7 +32,7 @@ def differentiable(
         return lambda *args: getattr(ops, name)  # which says what is missing
     op = getattr(ops, name)
     # apply() binds defaults to the signature anew at every call: a fifth of a small gate's cost.
-    apply = super(torch.autograd.Function, function).apply
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def forward(*args):
         # apply() has turned both off; under torch.func they belong to the levels below this one.
@@ -63,7 +63,7 @@ def differentiable(
         with _AutoDispatchBelowAutograd():
             return op(*args)
 
-    function.forward = staticmethod(forward)
+    function.forward = staticmethod(forward)  # type: ignore[method-assign]
     _library.impl(name, dispatched, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, fold.rule(op, formula), lib=_library)
     return run
