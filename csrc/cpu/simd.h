@@ -111,6 +111,12 @@ ATTN_INLINE Raw<T> narrow(Vec<acc_t<T>> v) {
   }
 }
 
+// v as it is after a store and a load.
+template <class T>
+ATTN_INLINE Vec<acc_t<T>> rounded(Vec<acc_t<T>> v) {
+  return widen<T>(narrow<T>(v));
+}
+
 // ---- Loads and stores of T as vectors of acc_t<T>; `n` lanes where fewer than all are there -----
 
 template <class T>
@@ -178,6 +184,18 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
     store(p, v, lanes);
   } else {
     store(p, v);
+  }
+}
+
+// v with zeros in the lanes that are missing.
+template <class A, class Lanes>
+ATTN_INLINE Vec<A> only(Vec<A> v, Lanes lanes) {
+  if constexpr (std::is_same_v<Lanes, int64_t>) {
+    IntVec<A> lane;
+    for (int i = 0; i < kLanes<A>; ++i) lane[i] = i;
+    return lane < static_cast<Int<A>>(lanes) ? v : Vec<A>{};
+  } else {
+    return v;
   }
 }
 
