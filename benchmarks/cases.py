@@ -42,11 +42,18 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
         (4, 512, 14, 14),
         (4, 512, 7, 7),
     ),
+    "cifar": (  # many small images, and the statistics of such
+        (256, 16, 32, 32),
+        (256, 64, 16, 16),
+        (256, 256, 8, 8),
+        (256, 512, 4, 4),
+        (512, 512, 1, 1),
+    ),
     "highres": ((2, 64, 512, 512),),
     "tiny": ((1, 8, 4, 4),),  # nothing to compute: the host's cost of a call
 }
 CUDA_BATCH = 32
-FIXED_BATCH = ("highres", "tiny")
+FIXED_BATCH = ("cifar", "highres", "tiny")
 
 
 @dataclasses.dataclass(frozen=True)

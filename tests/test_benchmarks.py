@@ -69,8 +69,8 @@ def test_shapes_are_sets_and_explicit_ones_each_once():
 
 
 def test_cuda_takes_larger_batches_of_named_sets_only():
-    shapes = cases.parse_shapes("gam,tiny,2x3x4x5", "cuda")
-    assert [shape[0] for shape in shapes] == [32, 32, 32, 1, 2]
+    shapes = cases.parse_shapes("gam,tiny,2x3x4x5,cifar", "cuda")
+    assert [shape[0] for shape in shapes] == [32, 32, 32, 1, 2, 256, 256, 256, 256, 512]
     assert [shape[1:] for shape in shapes[:3]] == [shape[1:] for shape in cases.SHAPES["gam"]]
 
 

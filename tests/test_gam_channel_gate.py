@@ -71,6 +71,14 @@ LARGE = [
     ((5, 1024, 21, 22), "sigmoid"),
     ((1, 520, 96, 95), "identity"),
 ]
+# Several of them are brought together in one tile, which the last ones do not fill.
+SMALL_IMAGES = [
+    ((600, 24, 7, 7), "identity"),
+    ((517, 16, 2, 2), "sigmoid"),
+    ((261, 33, 3, 3), "identity"),
+    ((70, 520, 4, 4), "identity"),
+    ((300, 257, 1, 1), "sigmoid"),
+]
 
 
 class TestGamChannelGate(Contract):
@@ -90,7 +98,7 @@ class TestGamChannelGate(Contract):
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-    @pytest.mark.parametrize(("shape", "activation"), LARGE, ids=str)
+    @pytest.mark.parametrize(("shape", "activation"), LARGE + SMALL_IMAGES, ids=str)
     def test_many_tiles(self, shape, activation, layout, dtype, device):
         """Tiles of parts of an image and of several, sums of many parts: no seam may show."""
         op = op_with(activation)
@@ -105,7 +113,7 @@ class TestGamChannelGate(Contract):
         assert_right(self.op, x, parameters, output_gradient(self.op, x, parameters))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-    @pytest.mark.parametrize("shape", [shape for shape, _ in LARGE[1:4]], ids=str)
+    @pytest.mark.parametrize("shape", [shape for shape, _ in LARGE[1:4] + SMALL_IMAGES], ids=str)
     def test_deterministic_in_many_tiles(self, shape, dtype, device):
         assert_deterministic(self.op, make_x(shape, dtype, device=device), repetitions=12)
 

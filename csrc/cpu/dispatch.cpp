@@ -52,30 +52,33 @@ const Isa kIsa = detect();
 #define ATTN_CHOOSE(table) baseline::table
 #endif
 
+// ATTN_KERNELS_MATRIX_INSTRUCTIONS=1 says yes on any machine, so that tests go the same way on all.
 bool has_matrix_instructions() {
+  static const bool found = [] {
+    const char* variable = std::getenv("ATTN_KERNELS_MATRIX_INSTRUCTIONS");
+    if (variable != nullptr && std::string_view(variable) == "1") return true;
 #if defined(__x86_64__)
-  static const bool found = __builtin_cpu_supports("amx-bf16");
-  return found;
+    return __builtin_cpu_supports("amx-bf16") != 0;
 #else
-  return false;
+    return false;
 #endif
+  }();
+  return found;
 }
 
-template <>
-const Kernels<float>& kernels() {
-  return ATTN_CHOOSE(float_kernels);
-}
-template <>
-const Kernels<double>& kernels() {
-  return ATTN_CHOOSE(double_kernels);
-}
-template <>
-const Kernels<Half>& kernels() {
-  return ATTN_CHOOSE(half_kernels);
-}
-template <>
-const Kernels<BFloat16>& kernels() {
-  return ATTN_CHOOSE(bfloat16_kernels);
-}
+#define ATTN_DEFINE(type, table)          \
+  template <>                             \
+  const Kernels<type>& kernels() {        \
+    return ATTN_CHOOSE(table);            \
+  }                                       \
+  template <>                             \
+  const Kernels<type>& narrow_kernels() { \
+    return baseline::table;               \
+  }
+ATTN_DEFINE(float, float_kernels)
+ATTN_DEFINE(double, double_kernels)
+ATTN_DEFINE(Half, half_kernels)
+ATTN_DEFINE(BFloat16, bfloat16_kernels)
+#undef ATTN_DEFINE
 
 }  // namespace attn_kernels

@@ -29,6 +29,7 @@ Call make_call(const Tensor& x_any, const Tensor& w1, const Tensor& w2, const Te
   STD_TORCH_CHECK(activation == "identity" || activation == "sigmoid",
                   "attn_kernels: activation must be identity or sigmoid, got ", activation);
   const int64_t r = w1.numel() / std::max<int64_t>(x.c, 1);
+  STD_TORCH_CHECK(x.c > 0 && r > 0, "attn_kernels: x and w1 must have channels");
   check_parameter("w1", w1, x, std::array{r, x.c}, true);
   check_parameter("w2", w2, x, std::array{x.c, r}, true);
   check_parameter("b2", b2, x, std::array{x.c}, true);
@@ -44,7 +45,10 @@ void with_product_type(const Call& call, const Fn& fn) {
     if (has_matrix_instructions() && call.x.pixels() * call.x.c * call.r >= kFewestProducts)
       return fn(kernels<T>().gam_native, native_t<T>{});
   }
-  fn(kernels<T>().gam, acc_t<T>{});
+  // The baseline lacks instructions for float16.
+  const bool narrow =
+      !std::is_same_v<T, Half> && !pixels_outermost(call.x) && call.x.h * call.x.w == kNarrowLanes;
+  fn(narrow ? narrow_kernels<T>().gam : kernels<T>().gam, acc_t<T>{});
 }
 
 // ---- Forward ------------------------------------------------------------------------------------

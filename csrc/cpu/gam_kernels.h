@@ -56,7 +56,7 @@ void gam_relu(const Matrix<G>& mixed, const acc_t<T>* bias, const Matrix<T>& hid
     if (bias != nullptr) v += channels(bias);
     const V relu = v < 0 ? V{} : v;  // NaN stays
     store_lanes(at(hidden, c, p), relu, lanes);
-    store_lanes(at(mixed, c, p), relu, lanes);
+    store_lanes(at(mixed, c, p), rounded<T>(relu), lanes);  // what the backward will find
   });
 }
 

@@ -1,10 +1,10 @@
 // How the CPU kernel of GAM's channel gate cuts up its work, by the shape alone. (The library's
 // products may still round differently with another number of threads.)
 //
-// Few channels (small weights): tiles of an image fill a part of the cache, threads take whole
-// tiles, and everything that a tile goes through happens in the cache.
-// Many channels: a product reads more weights than pixels. Tiles are large, several images where
-// those are small, follow one another, and each step of one is shared out over the threads.
+// Few channels (small weights): tiles of an image, or of several that are small, fill a part of the
+// cache, threads take whole tiles, and everything that a tile goes through happens in the cache.
+// Many channels, or one tile in all: tiles are large, follow one another, and each step of one is
+// shared out over the threads.
 #pragma once
 
 #include <algorithm>
@@ -13,23 +13,24 @@
 
 namespace attn_kernels {
 
-// A map as `images` of so many pixels each; a channels_last map is one long image.
+// A map as `images` of so many pixels each; one whose pixels are outermost is one long image.
 template <class T>
 struct Map {
   T* data;
   int64_t channels, pixels;
-  bool channels_last;
+  bool pixels_outermost;
 
   // Some pixels of one image, a matrix of channels and pixels.
   Matrix<T> part(int64_t image, int64_t first, int64_t count) const {
-    if (channels_last) return {data + first * channels, channels, count, 1, channels};
+    if (pixels_outermost) return {data + first * channels, channels, count, 1, channels};
     return {data + image * channels * pixels + first, channels, count, pixels, 1};
   }
 };
 
 template <class T>
 Map<T> map_of(const FeatureMap& x, const Tensor& tensor, int64_t channels) {
-  return {data<T>(tensor), channels, x.channels_last ? x.pixels() : x.h * x.w, x.channels_last};
+  const bool outermost = pixels_outermost(x);
+  return {data<T>(tensor), channels, outermost ? x.pixels() : x.h * x.w, outermost};
 }
 
 // Pixels of one image, which are the columns of a tile's matrices from `column` on.
@@ -57,33 +58,30 @@ class Tiling {
  public:
   // `matrices` of (x.c, r) values are read or written beside each tile.
   Tiling(const FeatureMap& x, int64_t r, int matrices, size_t element_bytes)
-      : images_(x.channels_last ? 1 : x.n),
-        pixels_(x.channels_last ? x.pixels() : x.h * x.w),
-        channels_last_(x.channels_last) {
-    constexpr int64_t kTileBytes = 448 << 10, kLargeTileBytes = 4 << 20;
-    const int64_t pixel_bytes = x.c * static_cast<int64_t>(element_bytes);
-    products_ = x.c * r;
-    // Sooner in channels_last: in NCHW it costs a copy to bring small images together.
-    const size_t many_weights = channels_last_ ? 1 << 19 : 1 << 20;  // bytes
+      : images_(pixels_outermost(x) ? 1 : x.n),
+        pixels_(pixels_outermost(x) ? x.pixels() : x.h * x.w),
+        channels_(x.c),
+        products_(x.c * r),
+        pixels_outermost_(pixels_outermost(x)) {
+    // Sooner with pixels outermost: in NCHW it costs a copy to bring small images together.
+    const size_t many_weights = pixels_outermost_ ? 2 << 20 : 4 << 20;  // bytes
     shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= many_weights;
-    // Where there is enough to do, there should be enough tiles to share out.
-    const int64_t at_most = shared_ ? kLargeTileBytes / pixel_bytes
-                                    : std::min(kTileBytes / pixel_bytes, images_ * pixels_ / 8);
-    const int64_t wanted = std::max<int64_t>(at_most, 48);
+    const int64_t wanted = wanted_columns(matrices, element_bytes);
     const int64_t parts = (pixels_ + wanted / 2) / wanted;
-    const int64_t rounding = channels_last_ ? 1 : 16;  // where pixels are contiguous, whole vectors
+    const int64_t rounding =
+        pixels_outermost_ ? 1 : 16;  // where pixels are contiguous, whole vectors
     part_ =
         parts <= 1 ? pixels_ : ((pixels_ + parts - 1) / parts + rounding - 1) / rounding * rounding;
     parts_ = part_ > 0 ? (pixels_ + part_ - 1) / part_ : 0;
-    // An image that is large enough is used where it lies; smaller ones are brought together.
-    constexpr int64_t kLargeImage = 512;
-    batch_ = shared_ && parts_ == 1 && pixels_ < kLargeImage
+    batch_ = parts_ == 1 && image_is_small()
                  ? std::clamp<int64_t>(wanted / pixels_, 1, std::max<int64_t>(images_, 1))
                  : 1;
+    shared_ = shared_ || tiles() <= 1;
     // Units of so many pixels that sums of their own cost little, and not more than can be of use.
     constexpr int64_t kMostUnits = 64;
+    const int64_t columns = std::max<int64_t>(most_columns(), 1);
     tiles_per_unit_ = shared_ ? tiles()
-                              : std::max((x.c + part_) / std::max<int64_t>(part_, 1),
+                              : std::max((channels_ / 2 + columns - 1) / columns,
                                          (tiles() + kMostUnits - 1) / kMostUnits);
   }
 
@@ -119,13 +117,18 @@ class Tiling {
     return {image, std::min(batch_, images_ - image), first, std::min(part_, pixels_ - first)};
   }
 
-  // fn(piece) over a tile: the whole of it, or pieces shared out over the threads.
+  // fn(piece) over a tile: its part of each image, or smaller pieces shared out over the threads.
   template <class Fn>
   void for_each_piece(const Tile& t, const Fn& fn) const {
-    if (!shared_) return fn(Piece{t.image, t.first, t.count, 0});
-    constexpr int64_t kPixels = 64;
+    if (!shared_) {
+      for (int64_t image = 0; image < t.images; ++image)
+        fn(Piece{t.image + image, t.first, t.count, image * t.count});
+      return;
+    }
+    constexpr int64_t kPixels = 64, kElementsPerThread = 1 << 15;
     const int64_t pieces = (t.count + kPixels - 1) / kPixels;
-    torch::stable::parallel_for(0, t.images * pieces, 1, [&](int64_t begin, int64_t end) {
+    const int64_t grain = kElementsPerThread / (channels_ * std::min(kPixels, t.count)) + 1;
+    torch::stable::parallel_for(0, t.images * pieces, grain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t image = i / pieces, first = i % pieces * kPixels;
         fn(Piece{t.image + image, t.first + first, std::min(kPixels, t.count - first),
@@ -147,22 +150,42 @@ class Tiling {
   // A matrix for all pixels of a tile, laid out as the map is.
   template <class G>
   Matrix<G> packed(G* values, int64_t channels, const Tile& t) const {
-    if (channels_last_) return {values, channels, t.columns(), 1, channels};
+    if (pixels_outermost_) return {values, channels, t.columns(), 1, channels};
     return {values, channels, t.columns(), t.columns(), 1};
   }
 
  private:
+  // Pixels of a tile: enough to share out where there is enough to do, not so few that calls of the
+  // library or its reading of the weights cost more than the products, and what a cache holds.
+  int64_t wanted_columns(int matrices, size_t element_bytes) const {
+    constexpr int64_t kTileBytes = 448 << 10, kLargeTileBytes = 4 << 20, kFewest = 48;
+    constexpr int64_t kProductsPerCall = 1 << 20;
+    const int64_t pixel_bytes = channels_ * static_cast<int64_t>(element_bytes);
+    if (shared_) return std::max(kLargeTileBytes / pixel_bytes, kFewest);
+    const int64_t worth_a_call = (kProductsPerCall + products_ - 1) / products_;
+    const int64_t at_least = std::max(worth_a_call, channels_ * matrices / 8);
+    return std::max(std::min(std::max(images_ * pixels_ / 8, at_least), kTileBytes / pixel_bytes),
+                    kFewest);
+  }
+
+  // An image that is large enough is used where it lies; smaller ones are brought together.
+  bool image_is_small() const {
+    constexpr int64_t kFewPixels = 48, kFewPixelsShared = 512, kFewProducts = 1 << 18;
+    if (shared_) return pixels_ < kFewPixelsShared;
+    return pixels_ < kFewPixels || pixels_ * products_ < kFewProducts;
+  }
+
   template <class Fn>
   void share_out(int64_t tasks, int64_t tiles_per_task, const Fn& fn) const {
     constexpr int64_t kProductsPerThread = 1 << 20;
     if (shared_) return fn(0, tasks);
-    const int64_t products = 2 * products_ * part_ * tiles_per_task;
+    const int64_t products = 2 * products_ * most_columns() * tiles_per_task;
     torch::stable::parallel_for(0, tasks, kProductsPerThread / std::max<int64_t>(products, 1) + 1,
                                 fn);
   }
 
-  int64_t images_, pixels_, part_, parts_, batch_, tiles_per_unit_, products_;
-  bool channels_last_, shared_;
+  int64_t images_, pixels_, channels_, products_, part_, parts_, batch_, tiles_per_unit_;
+  bool pixels_outermost_, shared_;
 };
 
 // The matrices of one tile after another, of the products' type: where they lie in the map if that

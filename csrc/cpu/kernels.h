@@ -59,15 +59,15 @@ struct GamPasses {
 template <class T>
 using native_t = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16, acc_t<T>>;
 
-// A channels_last map is one long image. Partial gradients belong to units: an image in NCHW, else
-// so many pixels.
+// A map whose pixels are outermost, channels_last or of one pixel an image, is one long image.
+// Partial gradients belong to units: so many pixels of it, else an image.
 constexpr int64_t kScaleGatePixels = 64;
 struct ScaleGateProblem {
   int64_t n, c, pixels;
-  bool channels_last;
+  bool pixels_outermost;
 
   int64_t units() const {
-    return channels_last ? (pixels + kScaleGatePixels - 1) / kScaleGatePixels : n;
+    return pixels_outermost ? (pixels + kScaleGatePixels - 1) / kScaleGatePixels : n;
   }
 };
 
@@ -109,5 +109,10 @@ bool has_matrix_instructions();
 // The table for the machine this runs on, chosen at the first call.
 template <class T>
 const Kernels<T>& kernels();
+
+// The table of the shortest vectors, kNarrowLanes of float32: for rows that fill no longer ones.
+template <class T>
+const Kernels<T>& narrow_kernels();
+constexpr int64_t kNarrowLanes = 4;
 
 }  // namespace attn_kernels

@@ -29,6 +29,9 @@ constexpr ScalarType kScalarType = std::is_same_v<E, double>  ? ScalarType::Doub
                                    : std::is_same_v<E, Half>  ? ScalarType::Half
                                                               : ScalarType::BFloat16;
 
+// Whether a pixel's channels lie together: in channels_last, and where an image is one pixel.
+inline bool pixels_outermost(const FeatureMap& x) { return x.channels_last || x.h * x.w == 1; }
+
 template <class T>
 T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());

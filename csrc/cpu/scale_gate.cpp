@@ -12,7 +12,7 @@ ScaleGateProblem make_scale_gate_problem(const FeatureMap& x, const Tensor& a, c
   check_parameter("scale", scale, x, std::array{x.c}, true);
   check_parameter("shift", shift, x, std::array{x.c}, true);
   check_same_shape("a", a, x);
-  if (x.channels_last) return {1, x.c, x.pixels(), true};
+  if (pixels_outermost(x)) return {1, x.c, x.pixels(), true};
   return {x.n, x.c, x.h * x.w, false};
 }
 
@@ -21,8 +21,9 @@ template <class Args>
 void run_tasks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
   constexpr int64_t kElementsPerThread = 1 << 14;
   const ScaleGateProblem& p = args.problem;
-  const int64_t per_task = p.channels_last ? kScaleGatePixels * p.c : p.pixels;
-  const int64_t tasks = p.channels_last ? p.units() : p.n * p.c;
+  const int64_t per_task =
+      std::max<int64_t>(p.pixels_outermost ? kScaleGatePixels * p.c : p.pixels, 1);
+  const int64_t tasks = p.pixels_outermost ? p.units() : p.n * p.c;
   torch::stable::parallel_for(0, tasks, kElementsPerThread / per_task + 1,
                               [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }

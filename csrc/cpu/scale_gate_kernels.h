@@ -20,13 +20,14 @@ struct ScaleGateStep {
     store_lanes(a.y + at, load_lanes(a.x + at, lanes) * gate, lanes);
   }
 
-  // Missing lanes add nothing to the sums: their dy is zero.
+  // Missing lanes add nothing to the sums, whatever zeros become with an infinite scale.
   template <class Lanes>
   static ATTN_INLINE void backward(const ScaleGateBackward<T>& g, int64_t at, V scale, V shift,
                                    V& d_scale, V& d_shift, Lanes lanes) {
     const V dy = load_lanes(g.dy + at, lanes), a = load_lanes(g.a + at, lanes);
     const V gate = sigmoid(a * scale + shift, VectorExp{});
-    const V d_logit = sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate);
+    const V d_logit = fill_missing<acc_t<T>>(
+        sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate), V{}, lanes);
     store_lanes(g.dx + at, dy * gate, lanes);
     store_lanes(g.da + at, d_logit * scale, lanes);
     d_scale += d_logit * a;
@@ -63,28 +64,37 @@ void scale_gate_units(const ScaleGate<T>& a, int64_t begin, int64_t end) {
 
 template <class T>
 void scale_gate(const ScaleGate<T>& a, int64_t begin, int64_t end) {
-  a.problem.channels_last ? scale_gate_units(a, begin, end) : scale_gate_planes(a, begin, end);
+  a.problem.pixels_outermost ? scale_gate_units(a, begin, end) : scale_gate_planes(a, begin, end);
 }
 
+// Sums over a plane: of a few vectors, of a few of those, and of these in double.
 template <class T>
 void scale_gate_backward_planes(const ScaleGateBackward<T>& g, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  constexpr int64_t kPixelsPerSum = 4096;
+  constexpr int64_t kPart = kVectorsPerSum * kLanes<A>, kBlock = kVectorsPerSum * kPart;
   const ScaleGateProblem& p = g.problem;
   for (int64_t plane = begin; plane < end; ++plane) {
     const int64_t c = plane % p.c;
     const Vec<A> scale = broadcast(g.scale[c]), shift = broadcast(g.shift[c]);
-    A* partial = g.partials + plane / p.c * 2 * p.c + c;
-    partial[0] = partial[p.c] = 0;
-    for (int64_t first = 0; first < p.pixels; first += kPixelsPerSum) {
-      Vec<A> d_scale{}, d_shift{};
-      for_each_vector<A>(std::min(kPixelsPerSum, p.pixels - first), [&](int64_t i, auto lanes) {
-        ScaleGateStep<T>::backward(g, plane * p.pixels + first + i, scale, shift, d_scale, d_shift,
-                                   lanes);
-      });
-      partial[0] += sum_of_lanes<A>(d_scale);
-      partial[p.c] += sum_of_lanes<A>(d_shift);
+    double d_scale = 0, d_shift = 0;
+    for (int64_t block = 0; block < p.pixels; block += kBlock) {
+      Vec<A> scale_block{}, shift_block{};
+      const int64_t block_end = std::min(block + kBlock, p.pixels);
+      for (int64_t part = block; part < block_end; part += kPart) {
+        Vec<A> scale_part{}, shift_part{};
+        for_each_vector<A>(std::min(kPart, block_end - part), [&](int64_t i, auto lanes) {
+          ScaleGateStep<T>::backward(g, plane * p.pixels + part + i, scale, shift, scale_part,
+                                     shift_part, lanes);
+        });
+        scale_block += scale_part;
+        shift_block += shift_part;
+      }
+      d_scale += sum_of_lanes<A>(scale_block);
+      d_shift += sum_of_lanes<A>(shift_block);
     }
+    A* partial = g.partials + plane / p.c * 2 * p.c + c;
+    partial[0] = static_cast<A>(d_scale);
+    partial[p.c] = static_cast<A>(d_shift);
   }
 }
 
@@ -111,8 +121,8 @@ void scale_gate_backward_units(const ScaleGateBackward<T>& g, int64_t begin, int
 
 template <class T>
 void scale_gate_backward(const ScaleGateBackward<T>& g, int64_t begin, int64_t end) {
-  g.problem.channels_last ? scale_gate_backward_units(g, begin, end)
-                          : scale_gate_backward_planes(g, begin, end);
+  g.problem.pixels_outermost ? scale_gate_backward_units(g, begin, end)
+                             : scale_gate_backward_planes(g, begin, end);
 }
 
 }  // namespace attn_kernels::ATTN_ISA

@@ -111,6 +111,12 @@ ATTN_INLINE Raw<T> narrow(Vec<acc_t<T>> v) {
   }
 }
 
+// v as it is after a store and a load.
+template <class T>
+ATTN_INLINE Vec<acc_t<T>> rounded(Vec<acc_t<T>> v) {
+  return widen<T>(narrow<T>(v));
+}
+
 // ---- Loads and stores of T as vectors of acc_t<T>; `n` lanes where fewer than all are there -----
 
 template <class T>
