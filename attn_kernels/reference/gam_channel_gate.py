@@ -27,7 +27,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y, and hidden (N, R, H, W) in x's dtype."""
     wide = widened(x)
-    hidden = torch.relu(linear(wide, w1, b1)).to(x.dtype)
+    hidden = torch.relu(linear(wide, w1, b1).to(x.dtype))
     return (wide * gate(hidden, w2, b2, activation)).to(x.dtype), hidden
 
 
