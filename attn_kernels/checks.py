@@ -44,9 +44,10 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     """Arguments of spatial attention: weight (1, 2, K, K) with K odd and at most 15, bias (1,)."""
     check_feature_map("x", x)
     check_floating("weight", weight)
-    if weight.dim() != 4 or weight.shape[:2] != (1, 2) or weight.shape[2] != weight.shape[3]:
+    k = weight.shape[-1] if weight.dim() else 0
+    if weight.shape != (1, 2, k, k):
         raise ValueError(f"weight: expected shape (1, 2, K, K), got {shape(weight)}")
-    check_kernel_size("weight", weight.shape[2])
+    check_kernel_size("weight", k)
     check_same_device("weight", weight, x)
     if bias is not None:
         check_operand("bias", bias, (1,), x)

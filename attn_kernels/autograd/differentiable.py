@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+from torch._C import (
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _get_tracing_state,
+)
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
@@ -56,7 +60,12 @@ def differentiable(
 
     def run(*args):
         """The op; in plain eager mode without the dispatcher's detour through Python."""
-        if _is_transformed():
+        if (  # compile, export, trace, torch.func and forward mode must see the op itself
+            torch.compiler.is_compiling()
+            or _are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or _get_tracing_state() is not None
+        ):
             return op(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return apply(*args)
@@ -67,16 +76,6 @@ def differentiable(
     _library.impl(name, dispatched, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, fold.rule(op, formula), lib=_library)
     return run
-
-
-def _is_transformed() -> bool:
-    """Whether compile, export, trace, torch.func or forward mode must see the op itself."""
-    return (
-        torch.compiler.is_compiling()
-        or _are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
 
 
 def _has_tangent(t: object) -> bool:

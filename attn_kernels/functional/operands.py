@@ -56,10 +56,12 @@ def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.
 
 def map_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if x.dtype == torch.float64 or not torch._C._is_any_autocast_enabled():
         return x.dtype
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 def as_eager(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
