@@ -174,6 +174,8 @@ class Contract(Derivatives):
         y, grads = run(self.op.fused, x, parameters, downstream=torch.sum)
         z, truths = run(self.op.fused, x.contiguous(), parameters, downstream=torch.sum)
         torch.testing.assert_close([y, *grads], [z, *truths], rtol=0, atol=0)
+        if y.shape == x.shape:
+            assert self.op.fused(x, *parameters).stride() == self.op.eager(x, *parameters).stride()
 
     @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
     @pytest.mark.parametrize(

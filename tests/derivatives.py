@@ -46,6 +46,16 @@ class Holder(torch.nn.Module):
         return self.function(x, *self.own)
 
 
+def gradients_after_a_change(function, inputs, i):
+    """Gradients of `inputs` where the i-th was changed in place before the backward."""
+    given = leaves(inputs)
+    used = [t * 1 for t in given]  # a leaf cannot be changed in place
+    y = function(*used)
+    with torch.no_grad():
+        used[i].add_(1)
+    return torch.autograd.grad(loss(y), given)
+
+
 TRANSFORMS = {
     "jvp": lambda f, inputs: torch.func.jvp(f, inputs, tuple(t.cos() for t in inputs)),
     "vjp": lambda f, inputs: torch.func.vjp(lambda *t: loss(f(*t)), *inputs)[1](
@@ -146,28 +156,16 @@ class Derivatives:
     def test_changes_in_place_before_the_backward(self, device):
         """A change of what the backward reads raises, any other does not matter."""
         inputs = small(self.op, device)
+        given = leaves(inputs)
+        loss(self.op.reference(*given)).backward()
+        expected = [t.grad for t in given]
         for i in range(len(inputs)):
-
-            def found(f, i=i):
-                given = leaves(inputs)
-                changed = [t * 1 for t in given]  # a leaf cannot be changed in place
-                y = f(*changed)
-                with torch.no_grad():
-                    changed[i].add_(1)
-                return torch.autograd.grad(loss(y), given)
-
-            expected = [t.grad for t in self._after_backward(inputs)]
             try:
-                gradients = found(self.op.fused)
+                gradients = gradients_after_a_change(self.op.fused, inputs, i)
             except RuntimeError as error:
                 assert "modified by an inplace operation" in str(error)  # noqa: PT017
                 continue
             torch.testing.assert_close(list(gradients), expected, rtol=1e-9, atol=1e-11)
-
-    def _after_backward(self, inputs):
-        given = leaves(inputs)
-        loss(self.op.reference(*given)).backward()
-        return given
 
     @pytest.mark.parametrize("strict", [False, True])
     @pytest.mark.parametrize("gradients", ["grad", "no_grad"])

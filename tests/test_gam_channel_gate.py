@@ -13,6 +13,7 @@ from contract import (
     output_gradient,
     run,
 )
+from derivatives import gradients_after_a_change
 from gam import eager_gate, gam_parameters
 
 import attn_kernels as ak
@@ -238,3 +239,13 @@ def test_bad_input(error, message, arguments):
 def test_direct_callers_of_the_ops_are_stopped_too(name, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         getattr(torch.ops.attn_kernels, name)(*arguments)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [2, 4])
+def test_biases_may_change_before_the_backward(bias, activation):
+    """Eager's backward does not read them; ours reads a copy of b2."""
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    inputs, op = (x, *gam_parameters(8, torch.float64, "cpu")), op_with(activation)
+    ours = gradients_after_a_change(op.fused, inputs, bias)
+    torch.testing.assert_close(ours, gradients_after_a_change(op.eager, inputs, bias))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from contract import Contract, Op, assert_right, make_x, output_gradient
+from derivatives import gradients_after_a_change
 
 import attn_kernels as ak
 
@@ -127,3 +128,11 @@ def test_bad_input(error, message, arguments):
 def test_direct_callers_of_the_ops_are_stopped_too(name, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         getattr(torch.ops.attn_kernels, name)(*arguments)
+
+
+def test_a_shift_may_change_before_the_backward():
+    """Eager's backward does not read it; ours keeps a copy."""
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    inputs = (x, x.flip(1), *torch.randn(2, 4, dtype=torch.float64))
+    ours = gradients_after_a_change(ak.functional.scale_gate, inputs, 3)
+    torch.testing.assert_close(ours, gradients_after_a_change(eager, inputs, 3))

@@ -3,7 +3,13 @@ import torch
 import torch.nn.functional as F
 from accuracy import GRADIENT, assert_accurate
 from contract import Contract, MaximumContract, Op, assert_right, make_x, output_gradient, run
-from spatial import eager_map, spatial_parameters, spatial_scales, view_of
+from derivatives import gradients_after_a_change
+from spatial import (
+    eager_map,
+    spatial_parameters,
+    spatial_scales,
+    view_of,
+)
 
 import attn_kernels as ak
 
@@ -93,3 +99,11 @@ class TestSpatialGate(Contract, MaximumContract):
         (x * torch.sigmoid(logit)).backward(dy, inputs=[pooled])
         map = torch.sigmoid(logit.detach())
         return (dy * x).sum(1, True) * map * (1 - map), pooled.grad
+
+
+def test_a_bias_may_change_before_the_backward():
+    """Eager's backward does not read it, and neither does ours."""
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    inputs = (x, *spatial_parameters(4, torch.float64, "cpu", 3))
+    ours = gradients_after_a_change(ak.functional.spatial_gate, inputs, 2)
+    torch.testing.assert_close(ours, gradients_after_a_change(eager, inputs, 2))

@@ -46,6 +46,14 @@ def kept(p: torch.Tensor) -> torch.Tensor:
     return p.clone() if p.requires_grad and torch.is_grad_enabled() else p
 
 
+def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+    """y, which has the strides of `dense`, in those that eager gives a map made from x."""
+    if dense is x:
+        return y
+    as_eager = torch.empty_like(x, dtype=y.dtype)
+    return y if as_eager.stride() == y.stride() else as_eager.copy_(y)
+
+
 def map_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
     device = x.device.type

@@ -3,7 +3,7 @@ import torch
 from .. import autograd, ops, reference
 from ..backends import backend_for
 from ..checks import check_scale_gate
-from .operands import kept, overridable
+from .operands import kept, laid_out_as, overridable
 
 
 @overridable
@@ -35,4 +35,5 @@ def scale_gate(
     if backend_for("scale_gate", x) == "reference":
         return reference.scale_gate(x, a, scale, shift)
     affine = (ops.either_parameter(p, x) for p in (scale, kept(shift)))
-    return autograd.scale_gate(ops.dense(x), a, *affine)
+    dense = ops.dense(x)
+    return laid_out_as(autograd.scale_gate(dense, a, *affine), x, dense)

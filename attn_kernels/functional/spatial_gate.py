@@ -6,7 +6,7 @@ from .. import autograd, ops
 from ..backends import backend_for
 from ..checks import check_epilogue, check_spatial, check_view
 from ..reference.spatial_gate import forward
-from .operands import affine_view, as_eager, map_dtype, overridable
+from .operands import affine_view, as_eager, laid_out_as, map_dtype, overridable
 
 
 @overload
@@ -80,13 +80,15 @@ def spatial_gate(
     if backend_for("spatial_gate", x) == "reference":
         y, map, _ = forward(x, weight, bias, scale, shift, residual, activation)
     else:
+        dense = ops.dense(x)
         y, map, _ = autograd.spatial_gate(
-            ops.dense(x),
+            dense,
             ops.parameter(weight, x),
             ops.parameter(bias, x),
             *affine_view(x, scale, shift),
             residual,
             activation,
         )
+        y = laid_out_as(y, x, dense)
     y = as_eager(y, x)
     return (y, map.detach().to(map_dtype(x))) if return_map else y
