@@ -26,7 +26,8 @@ def differentiable(
     """Registers the derivatives of the op `name` at the dispatcher; returns the way to call it.
 
     `function` has setup_context and backward; its forward is the op. `formula` is the op in
-    PyTorch's own operations, with the same arguments and results: forward mode and ONNX go through it.
+    PyTorch's own operations, with the same arguments and results: forward mode and ONNX go
+    through it.
     `fold` is how a batch of `torch.vmap` is folded into N.
     """
     if missing["cpu"] is not None:
