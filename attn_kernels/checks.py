@@ -21,10 +21,14 @@ def check_feature_map(name: str, x: torch.Tensor) -> None:
 
 
 def check_floating(name: str, t: torch.Tensor) -> None:
+    """A dense tensor of a supported dtype."""
     if not isinstance(t, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
+    if t.layout != torch.strided or t.is_nested:
+        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.").strip("_")
+        raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
 
 
 def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
@@ -33,7 +37,7 @@ def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
 
 
 def check_operand(name: str, t: torch.Tensor, expected: tuple[int, ...], x: torch.Tensor) -> None:
-    """A floating tensor of the expected shape on x's device."""
+    """A dense floating tensor of the expected shape on x's device."""
     check_floating(name, t)
     if t.shape != expected:
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {shape(t)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .flops import register_formulas
 from .libraries import missing
 
 
@@ -142,6 +143,20 @@ _TRITON_KERNELS = (
 )
 
 
+def _on_one_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The dispatcher picks a kernel by one argument: the others may be anywhere."""
+
+    def guarded(x, *others):
+        for t in others:
+            if isinstance(t, torch.Tensor) and t.device != x.device:
+                raise RuntimeError(
+                    f"attn_kernels: expected all tensors on one device, got {x.device}, {t.device}"
+                )
+        return kernel(x, *others)
+
+    return guarded
+
+
 def _triton_kernel(name: str):
     def kernel(*args):
         module = importlib.import_module(f"triton_ops.{name.removesuffix('_backward')}")
@@ -156,9 +171,12 @@ def __getattr__(name: str) -> Any:
 
 
 if missing["cpu"] is None:
+    register_formulas()
     for _name, _fake in _FAKE_KERNELS.items():
-        torch.library.register_fake(f"attn_kernels::{_name}", _fake)
+        torch.library.register_fake(f"attn_kernels::{_name}", _on_one_device(_fake))
         globals()[_name] = getattr(torch.ops.attn_kernels, _name).default
     if missing["triton"] is None:
         for _name in _TRITON_KERNELS:
-            torch.library.impl(f"attn_kernels::{_name}", "CUDA", _triton_kernel(_name))
+            torch.library.impl(
+                f"attn_kernels::{_name}", "CUDA", _on_one_device(_triton_kernel(_name))
+            )

@@ -13,6 +13,7 @@ gets the same gradients as a user of the modules. Which path a call takes:
 | `torch.vmap`                           | op, the batch folded into N (see `vmap.py`)       |
 | forward mode: `jvp`, `jacfwd`,         | formula         | formula                         |
 | `hessian`, `linearize`, `forward_ad`   |                 |                                 |
+| `torch.onnx.export(dynamo=True)`       | formula         |                                 |
 | `use_backend("reference")`             | formula         | PyTorch's, of the formula       |
 
 "Formula" is the op in PyTorch's own operations, from `attn_kernels.reference`: right for every

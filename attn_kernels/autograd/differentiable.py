@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,8 @@ def differentiable(
     """Registers the derivatives of the op `name` at the dispatcher; returns the way to call it.
 
     `function` has setup_context and backward; its forward is the op. `formula` is the op in
-    PyTorch's own operations, with the same arguments and results: forward mode goes through it.
+    PyTorch's own operations, with the same arguments and results: forward mode and ONNX go
+    through it.
     `fold` is how a batch of `torch.vmap` is folded into N.
     """
     if missing["cpu"] is not None:
@@ -50,7 +52,9 @@ def differentiable(
             torch._C._set_fwd_grad_enabled(False)
 
     def dispatched(keyset, *args):
-        if forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args):
+        if _is_for_onnx() or (
+            forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args)
+        ):
             return formula(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             with enable_single_level_autograd_function():
@@ -76,6 +80,11 @@ def differentiable(
     _library.impl(name, dispatched, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, fold.rule(op, formula), lib=_library)
     return run
+
+
+def _is_for_onnx() -> bool:
+    """Whether the op is to end in a graph of ONNX's own operators."""
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def _has_tangent(t: object) -> bool:
