@@ -75,7 +75,7 @@ class _Registrar(importlib.abc.MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((s for s in found if s is not None), None)
-        loader: Any = spec and spec.loader
+        loader = spec and spec.loader
         if loader is not None:
             execute = loader.exec_module
 
