@@ -130,8 +130,9 @@ void map_of_pooled(const Launch& launch, const Shape& shape, const Convolution<R
                    const Real* pooled, Real* map) {
   const StencilTiling tiling = stencil_tiling(shape, conv.k);
   const int64_t elements = padded_taps(conv.k) + 2 * window_elements(tiling, conv.k);
-  launch(map_kernel<Real>, tiling.blocks, tiling.threads, elements * sizeof(Real),
-         MapArguments<Real>{shape, tiling, conv.k, conv.groups, pooled, conv.weight, conv.bias, map});
+  launch(
+      map_kernel<Real>, tiling.blocks, tiling.threads, elements * sizeof(Real),
+      MapArguments<Real>{shape, tiling, conv.k, conv.groups, pooled, conv.weight, conv.bias, map});
 }
 
 // d_logit -> d_pooled; or d_map, map -> d_logit, d_pooled.
@@ -158,9 +159,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
                      const Real* d_logit, const Real* pooled, Real* partial, Real* d_weight,
                      Real* d_bias) {
   const int k = conv.k;
-  const WeightArguments<Real> arguments{shape,   weight_tiling(shape, k, conv.groups),
-                                        k,       d_logit,
-                                        pooled,  partial};
+  const WeightArguments<Real> arguments{
+      shape, weight_tiling(shape, k, conv.groups), k, d_logit, pooled, partial};
   const StencilTiling& tiling = arguments.tiling.stencil;
   const int64_t bytes = weight_bytes<Real>(tiling, k);
   const auto run = [&](auto kernel) {
@@ -182,9 +182,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
 // x, map -> y. scale, shift and residual may be null.
 template <class T, class Launch>
 void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) {
-  const Layout<T> layout{arguments.shape,
-                         channels_last,
-                         {arguments.x, arguments.residual, arguments.y}};
+  const Layout<T> layout{
+      arguments.shape, channels_last, {arguments.x, arguments.residual, arguments.y}};
   with_layout<T>(layout, [&](auto order, auto vector) {
     constexpr bool kChannelsLast = decltype(order)::value;
     constexpr int V = decltype(vector)::value;
@@ -261,9 +260,8 @@ void input_gradient(const Launch& launch, bool channels_last, InputGradientArgum
     arguments.d_scale = whole ? view.d_scale : view.tiles;
     arguments.d_shift = whole ? view.d_shift : view.tiles + shape.n * tiling.tiles * shape.c;
     const int64_t rows = tiling.channels / tiling.group;
-    const int64_t bytes =
-        kChannelsLast ? tiling.threads() * V * sizeof(ViewGradient<Real>)
-                      : rows * (tiling.lanes + 1) * view_row_bytes<Real>(split);
+    const int64_t bytes = kChannelsLast ? tiling.threads() * V * sizeof(ViewGradient<Real>)
+                                        : rows * (tiling.lanes + 1) * view_row_bytes<Real>(split);
     const auto run = [&](auto kernel) {
       launch(kernel, tiling.blocks, tiling.threads(), bytes, arguments);
     };
@@ -295,8 +293,17 @@ void channel_pool_backward(const Launch& launch, const Shape& shape, bool channe
                            const ChannelPoolBackward<T>& op) {
   find_argmax(launch, shape, channels_last, op.x, op.scale, op.shift, op.partial, op.argmax);
   input_gradient<false, T>(launch, channels_last,
-                           {shape, {}, nullptr, op.x, nullptr, op.d_pooled, op.argmax, op.scale,
-                            op.dx, nullptr, nullptr},
+                           {shape,
+                            {},
+                            nullptr,
+                            op.x,
+                            nullptr,
+                            op.d_pooled,
+                            op.argmax,
+                            op.scale,
+                            op.dx,
+                            nullptr,
+                            nullptr},
                            op.view);
 }
 
@@ -349,9 +356,9 @@ template <class T, class Launch>
 void spatial_attention_backward(const Launch& launch, const Shape& shape, bool channels_last,
                                 const SpatialAttentionBackward<T>& op) {
   pooled_gradient(launch, shape, op.conv, op.d_map, op.map, op.d_logit, op.d_pooled);
-  channel_pool_backward<T>(launch, shape, channels_last,
-                           {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx,
-                            op.view});
+  channel_pool_backward<T>(
+      launch, shape, channels_last,
+      {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx, op.view});
   weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
                           op.d_bias);
 }
@@ -380,7 +387,13 @@ void gate_gradient(const Launch& launch, const Shape& shape, bool channels_last,
         auto* stats = reinterpret_cast<typename Op::Stat*>(op.partial);
         reduce<decltype(order)::value, decltype(vector)::value>(
             launch, Op{{shape, {}, op.x, op.scale, op.shift, stats},
-                       op.dy, op.y, op.map, op.pooled, op.dr, op.d_logit, op.argmax});
+                       op.dy,
+                       op.y,
+                       op.map,
+                       op.pooled,
+                       op.dr,
+                       op.d_logit,
+                       op.argmax});
       });
     });
   });
@@ -392,10 +405,10 @@ void spatial_gate_backward(const Launch& launch, const Shape& shape, bool channe
   gate_gradient(launch, shape, channels_last, op);
   pooled_gradient<Acc<T>>(launch, shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
   const T* dr = op.y != nullptr ? op.dr : op.dy;
-  input_gradient<true, T>(launch, channels_last,
-                          {shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx,
-                           nullptr, nullptr},
-                          op.view);
+  input_gradient<true, T>(
+      launch, channels_last,
+      {shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx, nullptr, nullptr},
+      op.view);
   weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
                           op.d_bias);
 }

@@ -38,10 +38,10 @@ struct Stream {
       channel_step = 0;
       pixel = tile * tiling.tile + slot;
       pixel_step = tiling.slots;
-      const int64_t end = shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile
-                                                                      : tiling.tile;
-      count = channel < last_channel ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step
-                                     : 0;
+      const int64_t end =
+          shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile : tiling.tile;
+      count =
+          channel < last_channel ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step : 0;
       at = (image * shape.hw + pixel) * shape.c + channel;
       step = static_cast<unsigned>(int64_t{pixel_step} * shape.c / V);
     } else {
