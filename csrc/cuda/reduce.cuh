@@ -8,8 +8,8 @@
 //     `step` vectors from element `at` on
 //   arrived(raw)                    what can be said of a vector once it is there
 //   add(stat, part, pixel, raw, i, view, channel)   takes in element i of raw. What is summed goes
-//     to `part`, which begins at -0 (so the first sum is free) for each burst and ends in close(stat, part): sums of short
-//     batches lose fewer bits. Channels come in descending order.
+//     to `part`, which begins at -0 (so the first sum is free) for each burst and ends in
+//     close(stat, part): sums of short batches lose fewer bits. Channels come in descending order.
 //   keep(raw, at, k)                writes what is to be kept of a vector
 //   unsure(stat, pixel), settle(stat, value, channel)   add() may be wrong where NaN is met, if
 //     unsure() then says so: all channels are visited once more, also in descending order.

@@ -10,7 +10,7 @@ namespace attn_kernels {
 template <bool kChannelsLast, int V>
 struct Stream {
   int64_t image, tile;
-  int64_t at;     // the first vector, in a tensor shaped like x
+  int64_t at;  // the first vector, in a tensor shaped like x
   int count;
   int64_t pixel;     // of the first vector's first element
   int pixel_step;    // channels_last; with NCHW all vectors have the same pixels
@@ -56,7 +56,6 @@ struct Stream {
       if (shape.hw - pixel < V) split = static_cast<int>(shape.hw - pixel);
     }
   }
-
 };
 
 // A tensor shaped like x, as a thread goes through it.

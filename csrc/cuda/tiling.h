@@ -82,7 +82,9 @@ inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group,
           static_cast<int>(channels),
           tiles,
           chunks,
-          shape.n * tiles * chunks, static_cast<unsigned>(step), lanes | 1};
+          shape.n * tiles * chunks,
+          static_cast<unsigned>(step),
+          lanes | 1};
 }
 
 // Halves the channels of a chunk, in multiples of `step`, until there are `wanted` blocks or a
@@ -169,8 +171,8 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
   const int group = row_group(shape.hw, vector);
   const int64_t row = group * shape.hw, rows = shape.c / group;
   const int lanes = static_cast<int>(even_part(row / vector, 64));
-  const int slots = static_cast<int>(
-      std::min({int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
+  const int slots = static_cast<int>(std::min(
+      {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
   int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, kStreamBlocks);
