@@ -74,7 +74,9 @@ MUTATIONS = [
         "affine(y[i], scale(u, i), <<shift(u, i)>>)",
         "Real(0)",
     ),
-    Mutation("a straddling vector's next channel", STREAM, "return <<i < split_>> ? value_[u]", "true"),
+    Mutation(
+        "a straddling vector's next channel", STREAM, "return <<i < split_>> ? value_[u]", "true"
+    ),
     Mutation("dx without dr * map", LAST, "df += <<widen(dr[u].value[i]) * map(u, i)>>", "Real(0)"),
     Mutation("dx without d_mean", LAST, "df = <<d_mean(u, i)>> * inverse_c", "Real(0)"),
     Mutation("dx with d_mean not / C", LAST, "d_mean(u, i) * <<inverse_c>>;", "Real(1)"),
