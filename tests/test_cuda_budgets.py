@@ -1,0 +1,83 @@
+"""What the CUDA kernels cost by their machine code: the committed table, and what must hold."""
+
+import dataclasses
+import re
+
+import pytest
+
+from benchmarks.budgets import sass, table
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return table.measure()
+
+
+def test_the_table_is_true(measured):
+    changed = table.differences(table.read(), measured)
+    assert not changed, "\n".join(["`make budgets` writes the table anew:", *changed])
+
+
+def code(text):
+    """Instructions, 16 bytes apart; a label's name stands where the address goes."""
+    found, labels = [], {}
+    for line in text.split("\n"):
+        if line.endswith(":"):
+            labels[line.strip(" :")] = 16 * len(found)
+        elif line.strip():
+            found.append(line.strip())
+    instructions = []
+    for i, line in enumerate(found):
+        conditional = line.startswith("@")
+        opcode, _, operands = re.sub(r"^@\S+ ", "", line).partition(" ")
+        for label, address in labels.items():
+            operands = operands.replace(label, hex(address))
+        instructions.append(sass.Instruction(16 * i, opcode, operands, conditional))
+    return instructions
+
+
+LOOP = """
+    IMAD R0, R1, R2, RZ
+again:
+    LDG.E.128 R4, desc[UR4][R2.64]
+    LDG.E.128.CONSTANT R8, desc[UR4][R2.64+0x10]
+    FADD R0, R0, {first}
+    FADD R0, R0, R11
+    @P0 BRA again
+    LDG.E R1, desc[UR4][R2.64]
+    EXIT
+"""
+
+
+def test_loops_of_machine_code():
+    (loop,) = sass.loops(code(LOOP.format(first="R5")))
+    assert [i.name for i in loop] == ["LDG", "LDG", "FADD", "FADD", "BRA"]
+    assert [i.load_bytes for i in loop] == [16, 16, 0, 0, 0]
+
+
+def test_an_inner_loop_counts_alone():
+    nested = "outer:\n MOV R1, R2\ninner:\n LDG.E R3, [R4]\n @P0 BRA inner\n @P1 BRA outer\n EXIT"
+    (loop,) = sass.loops(code(nested))
+    assert [i.name for i in loop] == ["LDG", "BRA"]
+
+
+def test_loads_in_flight():
+    (burst,) = sass.loops(code(LOOP.format(first="R5")))
+    assert sass.in_flight(burst, 16) == 2
+    loaded, other, *rest = burst
+    one_by_one = [loaded, rest[0], other, *rest[1:]]
+    assert sass.in_flight(one_by_one, 16) == 1
+    # Issued in one round, needed in the next.
+    ahead = code(
+        "again:\n FADD R0, R4, R8\n LDG.E R4, [R2]\n LDG.E R8, [R2]\n @P0 BRA again\n EXIT"
+    )
+    assert sass.in_flight(next(iter(sass.loops(ahead))), 4) == 2
+
+
+def test_a_change_is_named():
+    (row, *_) = table.read()
+    worse = dataclasses.replace(row, in_flight=row.in_flight + 7)
+    (line,) = table.differences([row], [worse])
+    assert f"in_flight {row.in_flight} -> {row.in_flight + 7}" in line
+    assert table.differences([row], [row]) == []
+    assert "gone" in table.differences([row], [])[0]
