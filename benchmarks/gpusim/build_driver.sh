@@ -1,13 +1,13 @@
 #!/bin/bash
-# build_driver.sh WORK CSRC PART NAME: WORK/NAME/gate_sim and its PTX, from the sources CSRC with the
-# block counts that fill a GPU divided by PART (a part of a machine gets its part of the work).
+# build_driver.sh WORK CSRC CORES NAME: WORK/NAME/gate_sim and its PTX, from the sources CSRC with the
+# block counts that fill a GPU of 132 multiprocessors cut down to one of CORES.
 set -e
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-work=$1 csrc=$2 part=$3 name=$4
+work=$1 csrc=$2 cores=$3 name=$4
 sim=$(echo "$work"/gpgpu-sim/lib/gcc-*/cuda-*/release)
 rm -rf "$work/$name"; mkdir -p "$work/$name/stub"; cd "$work/$name"
 cp -r "$csrc" csrc
-sed -i -E "s/(k(Reduce|Stream|Fill)Blocks) = ([0-9]+);/\1 = \3 \/ $part;/" csrc/cuda/*.h
+sed -i -E "s/(k(Reduce|Stream|Weight)Blocks) = ([0-9]+);/\1 = \3 * $cores \/ 132;/" csrc/cuda/*.h
 flags="-O3 -std=c++20 -Icsrc -Icsrc/cuda -I$here/driver"
 nvcc $flags -arch=compute_75 -ptx "$here/driver/driver.cu" -o full.ptx
 nvcc $flags -gencode arch=compute_75,code=compute_75 -c "$here/driver/driver.cu" -o driver.o

@@ -18,7 +18,6 @@ QUIET = {
 @dataclasses.dataclass(frozen=True)
 class Machine:
     base: str  # in gpgpu-sim/configs/tested-cfgs
-    part: int  # of that machine this is one part; so of its blocks that fill a GPU
     cores: int
     l2_bytes: int
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -43,17 +42,17 @@ def l2(sets: int, ways: int) -> str:
 QUARTER = {"gpgpu_n_clusters": "20", "gpgpu_n_mem": "8"}
 MACHINES = {
     # A quarter of a V100: of its cores, its channels and with them of its L2.
-    "SM7_QV100+quarter": Machine("SM7_QV100", 4, 20, 3 << 19, QUARTER),
+    "SM7_QV100+quarter": Machine("SM7_QV100", 20, 3 << 19, QUARTER),
     # Half of a 3070: fewer channels than 8 the simulator's address hash does not take.
     "SM86_RTX3070+half": Machine(
-        "SM86_RTX3070", 4, 23, 2 << 20, {"gpgpu_n_clusters": "23", "gpgpu_n_mem": "8"}
+        "SM86_RTX3070", 23, 2 << 20, {"gpgpu_n_clusters": "23", "gpgpu_n_mem": "8"}
     ),
     # The quarter with 4 MB of L2: half as many bytes per core as an H200 has.
     "SM7_QV100+quarter+4MB": Machine(
-        "SM7_QV100", 4, 20, 4 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 32)}
+        "SM7_QV100", 20, 4 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 32)}
     ),
     # With 8 MB: as many bytes per core as an H200.
     "SM7_QV100+quarter+8MB": Machine(
-        "SM7_QV100", 4, 20, 8 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 64)}
+        "SM7_QV100", 20, 8 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 64)}
     ),
 }

@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     machine = MACHINES[options.config]
-    program = build(options.work, options.csrc, machine.part)
+    program = build(options.work, options.csrc, machine.cores)
     for shape in options.shapes.split(","):
         for chain in options.chains.split(","):
             case = (chain, options.dtype, options.layout, shape)
@@ -62,14 +62,14 @@ def main() -> int:
     return 0
 
 
-def build(work: Path, csrc: Path, part: int) -> Path:
+def build(work: Path, csrc: Path, cores: int) -> Path:
     """The driver, built anew where a source is younger."""
-    folder = work / f"driver_{part}_{csrc.resolve().parent.name}"
+    folder = work / f"driver_{cores}_{csrc.resolve().parent.name}"
     program = folder / "gate_sim"
     sources = [*csrc.rglob("*.*h"), *HERE.glob("driver/*"), HERE / "build_driver.sh"]
     newest = max(source.stat().st_mtime for source in sources)
     if not program.exists() or program.stat().st_mtime < newest:
-        command = [HERE / "build_driver.sh", work, csrc.resolve(), str(part), folder.name]
+        command = [HERE / "build_driver.sh", work, csrc.resolve(), str(cores), folder.name]
         subprocess.run([str(word) for word in command], check=True)
     return program
 
@@ -92,7 +92,7 @@ def simulate(work: Path, machine: Machine, program: Path, case: tuple[str, ...])
         "SIM_L2_BYTES": str(machine.l2_bytes),
     }
     chain, dtype, layout, shape = case
-    command = ["nice", "-n", "19", str(program), chain, dtype, layout, *shape.split("x")]
+    command = [str(program), chain, dtype, layout, *shape.split("x")]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
     )

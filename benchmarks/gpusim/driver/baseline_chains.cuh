@@ -14,8 +14,6 @@ struct Tensors {
   float *mean, *max;
   int64_t* index;
 
-  Divider by_hw() const { return Divider(h * w); }
-  Divider by_c() const { return Divider(c); }
   int hw() const { return h * w; }
   int pixels() const { return n * h * w; }
   int elements() const { return n * c * h * w; }
@@ -63,8 +61,8 @@ void eager(const Launch& launch, const Tensors<T>& t) {
   launch(cat_kernel, ceil_div(2 * t.pixels(), 256), 256, 0, t.n, t.hw(), t.mean, t.max, t.pooled);
   conv(launch, t);
   launch(sigmoid_kernel, ceil_div(t.pixels(), 256), 256, 0, t.pixels(), t.logit, t.map);
-  launch(mul_eager_kernel<T>, ceil_div(t.elements(), 512), 128, 0, t.elements(), t.by_hw(),
-         t.by_c(), t.x, t.map, t.y);
+  launch(mul_eager_kernel<T>, ceil_div(t.elements(), 512), 128, 0, t.elements(), t.hw(), t.c, t.x,
+         t.map, t.y);
 }
 
 // Both statistics in one, convolution, sigmoid and product in one: Inductor's inference graph.
@@ -74,7 +72,7 @@ void compiled(const Launch& launch, const Tensors<T>& t) {
   conv(launch, t);
   const int vectors = t.elements() / 4;
   const auto gate = t.hw() % 4 == 0 ? sigmoid_mul_kernel<T, true> : sigmoid_mul_kernel<T, false>;
-  launch(gate, ceil_div(vectors, 512), 256, 0, vectors, t.by_hw(), t.by_c(), t.x, t.logit, t.y);
+  launch(gate, ceil_div(vectors, 512), 256, 0, vectors, t.hw(), t.c, t.x, t.logit, t.y);
 }
 
 template <class T, class Launch>
@@ -97,8 +95,8 @@ void scatter(const Launch& launch, const Tensors<T>& t, T* to) {
 template <class T, class Launch>
 void eager_backward(const Launch& launch, const Tensors<T>& t) {
   const int64_t blocks = ceil_div(t.elements(), 2048);
-  launch(mul_eager_kernel<T>, ceil_div(t.elements(), 512), 128, 0, t.elements(), t.by_hw(),
-         t.by_c(), t.dy, t.map, t.temporary[0]);
+  launch(mul_eager_kernel<T>, ceil_div(t.elements(), 512), 128, 0, t.elements(), t.hw(), t.c, t.dy,
+         t.map, t.temporary[0]);
   launch(product_kernel<T>, blocks, 256, 0, t.elements(), t.dy, t.x, t.temporary[1]);
   reduce<kSum>(launch, t, t.temporary[1], t.d_map, t.max, t.index, 1);
   launch(sigmoid_backward_kernel, ceil_div(t.pixels(), 256), 256, 0, t.pixels(), t.d_map, t.map,
@@ -107,8 +105,7 @@ void eager_backward(const Launch& launch, const Tensors<T>& t) {
   scatter(launch, t, t.temporary[1]);
   launch(add_kernel<T>, blocks, 256, 0, t.elements(), t.temporary[0], t.temporary[1],
          t.temporary[2]);
-  launch(expand_kernel<T>, blocks, 256, 0, t.elements(), t.by_hw(), t.by_c(), t.d_pooled,
-         t.temporary[1]);
+  launch(expand_kernel<T>, blocks, 256, 0, t.elements(), t.hw(), t.c, t.d_pooled, t.temporary[1]);
   launch(add_kernel<T>, blocks, 256, 0, t.elements(), t.temporary[2], t.temporary[1], t.dx);
 }
 
@@ -129,8 +126,8 @@ void compiled_backward(const Launch& launch, const Tensors<T>& t) {
   dot<false>(launch, t);
   conv_backward(launch, t);
   scatter(launch, t, t.temporary[0]);
-  launch(dx_kernel<T, true>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.by_hw(),
-         t.by_c(), t.dy, t.logit, t.d_pooled, t.temporary[0], t.index, t.dx);
+  launch(dx_kernel<T, true>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy,
+         t.logit, t.d_pooled, t.temporary[0], t.index, t.dx);
 }
 
 // What a compiler could do at best without crossing the convolution: the index found again beside
@@ -139,8 +136,8 @@ template <class T, class Launch>
 void recomputed_backward(const Launch& launch, const Tensors<T>& t) {
   dot<true>(launch, t);
   conv_backward(launch, t);
-  launch(dx_kernel<T, false>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.by_hw(),
-         t.by_c(), t.dy, t.logit, t.d_pooled, static_cast<const T*>(nullptr), t.index, t.dx);
+  launch(dx_kernel<T, false>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy,
+         t.logit, t.d_pooled, static_cast<const T*>(nullptr), t.index, t.dx);
 }
 
 }  // namespace base

@@ -7,34 +7,39 @@
 
 namespace base {
 
-using namespace attn_kernels;
+using attn_kernels::ceil_div;
+using attn_kernels::narrow;
+using attn_kernels::sigmoid;
+using attn_kernels::widen;
 
-// Division by what is known at launch, by a multiplication, as PyTorch's and Inductor's kernels do.
-struct Divider {
-  unsigned divisor, factor, shift;
-
-  explicit Divider(int value) : divisor(value), shift(0) {
-    while ((1u << shift) < divisor) ++shift;
-    const uint64_t one = 1;
-    factor = static_cast<unsigned>((one << 32) * ((one << shift) - divisor) / divisor + 1);
-  }
-  __device__ unsigned operator()(unsigned n) const { return (__umulhi(n, factor) + n) >> shift; }
+template <int V>
+struct Int {
+  static constexpr int value = V;
 };
+
+template <class T, int V>
+struct alignas(sizeof(T) * V) Vector {
+  T value[V];
+};
+
+template <int V, class T>
+__device__ __forceinline__ void load(const T* from, float (&to)[V]) {
+  const auto vector = *reinterpret_cast<const Vector<T, V>*>(from);
+#pragma unroll
+  for (int i = 0; i < V; ++i) to[i] = widen(vector.value[i]);
+}
 
 // Where element e of a contiguous (N, C, H, W) tensor lies; ++ is the next element.
 struct Place {
   int image, channel, pixel;
 
-  __device__ Place(int e, Divider hw, Divider c) {
-    const unsigned row = hw(e);
-    pixel = e - row * hw.divisor;
-    image = c(row);
-    channel = row - image * c.divisor;
-  }
-  __device__ void advance(Divider hw, Divider c) {
-    if (++pixel < static_cast<int>(hw.divisor)) return;
+  // (A division is one instruction of PTX, so once for each vector is cheap here.)
+  __device__ Place(int e, int hw, int c)
+      : image(e / (c * hw)), channel(e / hw % c), pixel(e % hw) {}
+  __device__ void advance(int hw, int c) {
+    if (++pixel < hw) return;
     pixel = 0;
-    if (++channel < static_cast<int>(c.divisor)) return;
+    if (++channel < c) return;
     channel = 0, ++image;
   }
 };
@@ -207,7 +212,7 @@ __global__ void sigmoid_kernel(int count, const float* __restrict__ in, float* _
 // contiguous: scalar loads, 4 per thread.
 template <class T>
 __global__ void __launch_bounds__(128)
-    mul_eager_kernel(int count, Divider hw, Divider c, const T* __restrict__ x,
+    mul_eager_kernel(int count, int hw, int c, const T* __restrict__ x,
                      const float* __restrict__ map, T* __restrict__ y) {
   const int start = blockIdx.x * 512 + threadIdx.x;
   T v[4];
@@ -218,7 +223,7 @@ __global__ void __launch_bounds__(128)
     if (e >= count) continue;
     const Place at(e, hw, c);
     v[u] = x[e];
-    m[u] = map[at.image * hw.divisor + at.pixel];
+    m[u] = map[at.image * hw + at.pixel];
   }
 #pragma unroll
   for (int u = 0; u < 4; ++u) {
@@ -231,7 +236,7 @@ __global__ void __launch_bounds__(128)
 // into vectors?
 template <class T, bool kRows>
 __global__ void __launch_bounds__(256)
-    sigmoid_mul_kernel(int vectors, Divider hw, Divider c, const T* __restrict__ x,
+    sigmoid_mul_kernel(int vectors, int hw, int c, const T* __restrict__ x,
                        const float* __restrict__ logit, T* __restrict__ y) {
   const int start = blockIdx.x * 512 + threadIdx.x;
   float v[2][4], m[2][4];
@@ -242,11 +247,11 @@ __global__ void __launch_bounds__(256)
     load<4>(x + e, v[u]);
     Place at(e, hw, c);
     if constexpr (kRows) {
-      load<4>(logit + at.image * hw.divisor + at.pixel, m[u]);
+      load<4>(logit + at.image * hw + at.pixel, m[u]);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        m[u][k] = logit[at.image * hw.divisor + at.pixel];
+        m[u][k] = logit[at.image * hw + at.pixel];
         at.advance(hw, c);
       }
     }

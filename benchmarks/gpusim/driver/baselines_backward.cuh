@@ -60,14 +60,14 @@ __global__ void __launch_bounds__(256) zero_kernel(int count, T* __restrict__ ou
 // out (N, C, H, W) = d_mean / C, d_mean the first plane of d_pooled (N, 2, H, W)
 template <class T>
 __global__ void __launch_bounds__(256)
-    expand_kernel(int count, Divider hw, Divider c, const float* __restrict__ d_pooled,
+    expand_kernel(int count, int hw, int c, const float* __restrict__ d_pooled,
                   T* __restrict__ out) {
   const T* none = nullptr;
   map_elements(count, none, none, out, [&](int e, float (&u)[4], float (&)[4]) {
     Place at(e, hw, c);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      u[i] = d_pooled[at.image * 2 * hw.divisor + at.pixel] * (1.f / c.divisor);
+      u[i] = d_pooled[at.image * 2 * hw + at.pixel] * (1.f / c);
       at.advance(hw, c);
     }
   });
@@ -216,19 +216,18 @@ __global__ void __launch_bounds__(256)
 // of its own, else d_max where the channel is the index.
 template <class T, bool kScattered>
 __global__ void __launch_bounds__(256)
-    dx_kernel(int count, Divider hw, Divider c, const T* __restrict__ dy,
-              const float* __restrict__ logit, const float* __restrict__ d_pooled,
-              const T* __restrict__ scattered, const int64_t* __restrict__ index,
-              T* __restrict__ dx) {
+    dx_kernel(int count, int hw, int c, const T* __restrict__ dy, const float* __restrict__ logit,
+              const float* __restrict__ d_pooled, const T* __restrict__ scattered,
+              const int64_t* __restrict__ index, T* __restrict__ dx) {
   map_elements(count, dy, kScattered ? scattered : nullptr, dx,
                [&](int e, float (&u)[4], float (&v)[4]) {
                  Place at(e, hw, c);
 #pragma unroll
                  for (int i = 0; i < 4; ++i) {
-                   const int p = at.image * hw.divisor + at.pixel;
-                   const float* d_mean = d_pooled + p + at.image * hw.divisor;
-                   if (!kScattered) v[i] = index[p] == at.channel ? d_mean[hw.divisor] : 0.f;
-                   u[i] = u[i] * sigmoid(logit[p]) + d_mean[0] * (1.f / c.divisor) + v[i];
+                   const int p = at.image * hw + at.pixel;
+                   const float* d_mean = d_pooled + p + at.image * hw;
+                   if (!kScattered) v[i] = index[p] == at.channel ? d_mean[hw] : 0.f;
+                   u[i] = u[i] * sigmoid(logit[p]) + d_mean[0] * (1.f / c) + v[i];
                    at.advance(hw, c);
                  }
                });

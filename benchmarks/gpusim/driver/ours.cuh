@@ -9,16 +9,27 @@ inline attn_kernels::Shape shape_of(const Sizes& s) { return {s.n, s.c, s.h, s.w
 
 template <class T>
 void ours(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
-  attn_kernels::spatial_gate<T>(launch, shape_of(s), s.channels_last, kKernel, t.x, t.weight,
-                                t.bias, t.y, t.map, t.pooled);
+  const attn_kernels::Shape shape = shape_of(s);
+  float* partial = on_device<float>(attn_kernels::reduce_partials<T>(shape, s.channels_last));
+  attn_kernels::spatial_gate<T>(
+      launch, shape, s.channels_last,
+      {{t.x, {kKernel, 1, t.weight, t.bias}, nullptr, nullptr, partial, t.map, t.pooled},
+       nullptr,
+       false,
+       t.y});
 }
 
 template <class T>
 void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
   const attn_kernels::Shape shape = shape_of(s);
-  int* argmax = on_device<int>(s.pixels());
-  float* partial = on_device<float>(attn_kernels::weight_partials(shape, kKernel));
-  attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last, kKernel, t.dy, t.x,
-                                         t.weight, t.map, t.pooled, t.d_logit, argmax, partial,
-                                         t.dx, t.d_weight, t.d_bias);
+  attn_kernels::SpatialGateBackward<T> op = {};
+  op.dy = t.dy, op.x = t.x;
+  op.conv = {kKernel, 1, t.weight, t.bias};
+  op.map = t.map, op.pooled = t.pooled;
+  op.partial = on_device<float>(attn_kernels::reduce_partials<T>(shape, s.channels_last));
+  op.weights = on_device<float>(attn_kernels::weight_partials(shape, kKernel, 1));
+  op.d_logit = t.d_logit, op.d_pooled = t.d_pooled;
+  op.argmax = on_device<int>(s.pixels());
+  op.dx = t.dx, op.d_weight = t.d_weight, op.d_bias = t.d_bias;
+  attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last, op);
 }
