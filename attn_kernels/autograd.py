@@ -56,7 +56,7 @@ class ChannelPool(Function):
 
     @staticmethod
     def forward(x):
-        return ops.channel_pool(x)
+        return ops.channel_pool(x, None, None)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -69,7 +69,7 @@ class ChannelPool(Function):
             return differentiable_backward(
                 reference.channel_pool, (x,), ctx.needs_input_grad, d_pooled
             )
-        return ops.channel_pool_backward(d_pooled, x)
+        return ops.channel_pool_backward(d_pooled, x, None, None)[0]
 
 
 class SpatialGate(Function):
@@ -77,7 +77,7 @@ class SpatialGate(Function):
 
     @staticmethod
     def forward(x, weight, bias):
-        return ops.spatial_gate(x, weight, bias)
+        return ops.spatial_gate(x, weight, bias, None, None, None, "identity")
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -87,7 +87,12 @@ class SpatialGate(Function):
 
     @staticmethod
     def backward(ctx, dy, d_map, d_pooled):
-        return spatial_backward(ctx, dy, ops.spatial_gate_backward, reference.spatial_gate)
+        return spatial_backward(
+            ctx,
+            dy,
+            lambda *tensors: ops.spatial_gate_backward(*tensors, None),
+            reference.spatial_gate,
+        )
 
 
 class SpatialAttention(Function):
@@ -95,7 +100,7 @@ class SpatialAttention(Function):
 
     @staticmethod
     def forward(x, weight, bias):
-        return ops.spatial_attention(x, weight, bias)
+        return ops.spatial_attention(x, weight, bias, None, None)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -115,7 +120,7 @@ def spatial_backward(ctx, gradient, op, formula) -> Gradients:
     x, weight, bias, map, pooled = ctx.saved_tensors
     if torch.is_grad_enabled():
         return differentiable_backward(formula, (x, weight, bias), ctx.needs_input_grad, gradient)
-    dx, d_weight, d_bias = op(gradient, x, weight, map, pooled)
+    dx, d_weight, d_bias, *_ = op(gradient, x, weight, map, pooled, None, None)
     return dx, d_weight, None if bias is None else d_bias
 
 

@@ -45,7 +45,7 @@ def channel_pool(x: torch.Tensor) -> torch.Tensor:
     check_feature_map("x", x)
     if backend_for("channel_pool", x) == "reference":
         return reference.channel_pool(x)
-    return _apply(autograd.ChannelPool, ops.channel_pool, ops.dense(x))
+    return _apply(autograd.ChannelPool, autograd.ChannelPool.forward, ops.dense(x))
 
 
 def spatial_attention(
@@ -74,7 +74,9 @@ def spatial_attention(
         map = reference.spatial_attention(x, weight, bias)
     else:
         map, _ = _apply(
-            autograd.SpatialAttention, ops.spatial_attention, *_prepared(x, weight, bias)
+            autograd.SpatialAttention,
+            autograd.SpatialAttention.forward,
+            *_prepared(x, weight, bias),
         )
     return map.to(_map_dtype(x))
 
@@ -130,7 +132,9 @@ def spatial_gate(
     if backend_for("spatial_gate", x) == "reference":
         y, map = reference.spatial_gate(x, weight, bias, return_map=True)
     else:
-        y, map, _ = _apply(autograd.SpatialGate, ops.spatial_gate, *_prepared(x, weight, bias))
+        y, map, _ = _apply(
+            autograd.SpatialGate, autograd.SpatialGate.forward, *_prepared(x, weight, bias)
+        )
     if map_dtype != x.dtype:
         y = y.to(torch.promote_types(x.dtype, map_dtype))
     return (y, map.to(map_dtype)) if return_map else y

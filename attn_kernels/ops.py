@@ -21,14 +21,19 @@ def acc_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """The format in which kernels take x and return y: NCHW unless x is channels_last only."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    """The format in which kernels take x and return y: NCHW where x is contiguous, channels_last
+    where it is that or part of such a map (channels lie next to each other), else NCHW."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
-    return torch.contiguous_format
+    (_, _, h, w), (_, step, row, column) = x.shape, x.stride()
+    in_part = h * w > 1 and step > 0 and (h == 1 or step < row) and (w == 1 or step < column)
+    return torch.channels_last if in_part else torch.contiguous_format
 
 
 def dense(x: torch.Tensor) -> torch.Tensor:
-    """x itself if its strides are of one of the two native formats, else a copy in NCHW."""
+    """x itself if its strides are of one of the two native formats, else a copy."""
     return x.contiguous(memory_format=memory_format(x))
 
 
@@ -55,24 +60,35 @@ def _statistic(x: torch.Tensor, channels: int, dtype: torch.dtype | None = None)
     return x.new_empty((n, channels, h, w), dtype=dtype or acc_dtype(x))
 
 
-def _channel_pool(x):
+def _view_gradients(x, scale):
+    size = (0,) if scale is None else x.shape[:2]
+    return x.new_empty(size, dtype=acc_dtype(x)), x.new_empty(size, dtype=acc_dtype(x))
+
+
+def _channel_pool(x, scale, shift):
     return _statistic(x, 2, x.dtype)
 
 
-def _channel_pool_backward(d_pooled, x):
-    return _empty_like(x)
+def _channel_pool_backward(d_pooled, x, scale, shift):
+    return _empty_like(x), *_view_gradients(x, scale)
 
 
-def _spatial_gate(x, weight, bias):
+def _spatial_gate(x, weight, bias, scale, shift, residual, activation):
     return _empty_like(x), _statistic(x, 1), _statistic(x, 2)
 
 
-def _spatial_attention(x, weight, bias):
+def _spatial_attention(x, weight, bias, scale, shift):
     return _statistic(x, 1), _statistic(x, 2)
 
 
-def _spatial_backward(gradient, x, weight, map, pooled):
-    return _empty_like(x), torch.empty_like(weight), weight.new_empty(1)
+def _spatial_attention_backward(d_map, x, weight, map, pooled, scale, shift):
+    d_bias = weight.new_empty(weight.shape[0])
+    return _empty_like(x), torch.empty_like(weight), d_bias, *_view_gradients(x, scale)
+
+
+def _spatial_gate_backward(dy, x, weight, map, pooled, scale, shift, y):
+    gradients = _spatial_attention_backward(dy, x, weight, map, pooled, scale, shift)
+    return *gradients, x.new_empty(0) if y is None else _empty_like(x)
 
 
 def _gam_channel_gate(x, w1, b1, w2, b2, activation):
@@ -100,9 +116,9 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
     "spatial_gate": _spatial_gate,
-    "spatial_gate_backward": _spatial_backward,
+    "spatial_gate_backward": _spatial_gate_backward,
     "spatial_attention": _spatial_attention,
-    "spatial_attention_backward": _spatial_backward,
+    "spatial_attention_backward": _spatial_attention_backward,
     "gam_channel_gate": _gam_channel_gate,
     "gam_channel_gate_backward": _gam_channel_gate_backward,
     "scale_gate": _scale_gate,

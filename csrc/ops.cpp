@@ -2,26 +2,41 @@
 // themselves: csrc/cpu/<op>.cpp, csrc/cuda/<op>.cu; what each computes is said in
 // attn_kernels/functional.py.
 //
-// The accumulate dtype ("acc") is float64 for float64 maps and float32 for all others. Weights and
-// biases come in it, and gradients of them, `map` (N, 1, H, W) and `pooled` (N, 2, H, W) leave in
-// it, contiguous. Maps and their gradients have the dtype and memory format of x.
+// The accumulate dtype ("acc") is float64 for float64 maps and float32 for all others. Weights,
+// biases, scales and shifts come in it, contiguous, and gradients of them, `map` (N, 1, H, W) and
+// `pooled` (N, 2, H, W) leave in it, contiguous. Maps and their gradients have the dtype and memory
+// format of x. What is not asked for leaves as an empty tensor of size (0,).
+//
+// Scale and shift (N, C), given both or not at all, are an affine view: f = scale * x + shift takes
+// the place of x. The weight of a stencil is (G, 2, K, K) and its bias (G,), where G divides N:
+// image n has weight n / (N / G). The residual has x's shape and dtype and any strides; the
+// activation is "identity" or "relu".
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(attn_kernels, m) {
-  m.def("channel_pool(Tensor x) -> Tensor");
-  m.def("channel_pool_backward(Tensor d_pooled, Tensor x) -> Tensor");
+  m.def("channel_pool(Tensor x, Tensor? scale, Tensor? shift) -> Tensor");
+  m.def(
+      "channel_pool_backward(Tensor d_pooled, Tensor x, Tensor? scale, Tensor? shift)"
+      " -> (Tensor dx, Tensor d_scale, Tensor d_shift)");
 
   m.def(
-      "spatial_gate(Tensor x, Tensor weight, Tensor? bias) -> (Tensor y, Tensor map, Tensor "
-      "pooled)");
+      "spatial_attention(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift)"
+      " -> (Tensor map, Tensor pooled)");
   m.def(
-      "spatial_gate_backward(Tensor dy, Tensor x, Tensor weight, Tensor map, Tensor pooled)"
-      " -> (Tensor dx, Tensor d_weight, Tensor d_bias)");
+      "spatial_attention_backward(Tensor d_map, Tensor x, Tensor weight, Tensor map, Tensor pooled,"
+      " Tensor? scale, Tensor? shift)"
+      " -> (Tensor dx, Tensor d_weight, Tensor d_bias, Tensor d_scale, Tensor d_shift)");
 
-  m.def("spatial_attention(Tensor x, Tensor weight, Tensor? bias) -> (Tensor map, Tensor pooled)");
+  // y = act(f * map + residual). The backward takes y where the activation is ReLU, and then gives
+  // d_residual, what is left of dy behind it; else that is dy itself, and d_residual is empty.
   m.def(
-      "spatial_attention_backward(Tensor d_map, Tensor x, Tensor weight, Tensor map, Tensor pooled)"
-      " -> (Tensor dx, Tensor d_weight, Tensor d_bias)");
+      "spatial_gate(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
+      " Tensor? residual, str activation) -> (Tensor y, Tensor map, Tensor pooled)");
+  m.def(
+      "spatial_gate_backward(Tensor dy, Tensor x, Tensor weight, Tensor map, Tensor pooled,"
+      " Tensor? scale, Tensor? shift, Tensor? y)"
+      " -> (Tensor dx, Tensor d_weight, Tensor d_bias, Tensor d_scale, Tensor d_shift,"
+      " Tensor d_residual)");
 
   // w1 (R, C), b1 (R), w2 (C, R), b2 (C), in the accumulate dtype or in x's; hidden (N, R, H, W) in
   // x's dtype and memory format.

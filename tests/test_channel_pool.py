@@ -8,8 +8,8 @@ import attn_kernels as ak
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
     return [
-        (ops.channel_pool.default, (x,)),
-        (ops.channel_pool_backward.default, (ops.channel_pool(x), x)),
+        (ops.channel_pool.default, (x, None, None)),
+        (ops.channel_pool_backward.default, (ops.channel_pool(x, None, None), x, None, None)),
     ]
 
 

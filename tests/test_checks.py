@@ -55,20 +55,54 @@ def test_channel_pool(bad):
         ak.functional.channel_pool(bad)
 
 
+PLAIN = (None, None, None, "identity")
+MAP, POOLED, VIEW = torch.randn(2, 1, 6, 6), torch.randn(2, 2, 6, 6), torch.randn(2, 4)
+SAVED = (X, WEIGHT, MAP, POOLED)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("spatial_gate", (X[0], WEIGHT, None)),
-        ("spatial_gate", (X, WEIGHT[:, :1], None)),
-        ("spatial_gate", (X, WEIGHT.double(), None)),
-        ("spatial_gate", (X.long(), WEIGHT, None)),
-        ("spatial_gate_backward", (X, X, WEIGHT, X, X)),
-        ("spatial_gate_backward", (X[:1], X, WEIGHT, X[:, :1].contiguous(), X[:, :2].contiguous())),
-        (
-            "spatial_attention_backward",
-            (X[:1], X, WEIGHT, X[:, :1].contiguous(), X[:, :2].contiguous()),
-        ),
-        ("channel_pool_backward", (X[:1], X)),
+        ("spatial_gate", (X[0], WEIGHT, None, *PLAIN)),
+        ("spatial_gate", (X[:, :0], WEIGHT, None, *PLAIN)),
+        ("spatial_gate", (X[..., :0], WEIGHT, None, *PLAIN)),
+        ("spatial_gate", (X.long(), WEIGHT, None, *PLAIN)),
+        ("spatial_gate", (X, WEIGHT[:, :1], None, *PLAIN)),
+        ("spatial_gate", (X, WEIGHT.double(), None, *PLAIN)),
+        ("spatial_gate", (X, torch.empty(0), None, *PLAIN)),
+        ("spatial_gate", (X, WEIGHT.transpose(2, 3), None, *PLAIN)),
+        ("spatial_gate", (X, torch.ones(1, 2, 4, 4), None, *PLAIN)),
+        ("spatial_gate", (X, torch.ones(1, 2, 17, 17), None, *PLAIN)),
+        ("spatial_gate", (X, torch.ones(3, 2, 3, 3), None, *PLAIN)),
+        ("spatial_gate", (X, torch.ones(0, 2, 3, 3), None, *PLAIN)),
+        ("spatial_gate", (X, WEIGHT, torch.empty(0), *PLAIN)),
+        ("spatial_gate", (X, WEIGHT, torch.ones(1).double(), *PLAIN)),
+        ("spatial_gate", (X, WEIGHT, torch.ones(2), *PLAIN)),
+        ("spatial_gate", (X, WEIGHT, None, VIEW, None, None, "relu")),
+        ("spatial_gate", (X, WEIGHT, None, None, VIEW, None, "relu")),
+        ("spatial_gate", (X, WEIGHT, None, VIEW[0], VIEW[0], None, "relu")),
+        ("spatial_gate", (X, WEIGHT, None, VIEW.double(), VIEW, None, "relu")),
+        ("spatial_gate", (X, WEIGHT, None, VIEW, VIEW.t().contiguous().t(), None, "relu")),
+        ("spatial_gate", (X, WEIGHT, None, None, None, X[:1], "relu")),
+        ("spatial_gate", (X, WEIGHT, None, None, None, X.double(), "relu")),
+        ("spatial_gate", (X, WEIGHT, None, None, None, None, "gelu")),
+        ("spatial_gate_backward", (X, X, WEIGHT, X, X, None, None, None)),
+        ("spatial_gate_backward", (X[:1], *SAVED, None, None, None)),
+        ("spatial_gate_backward", (X.double(), *SAVED, None, None, None)),
+        ("spatial_gate_backward", (X, *SAVED, None, VIEW, None)),
+        ("spatial_gate_backward", (X, *SAVED, VIEW, VIEW[:, :3].contiguous(), None)),
+        ("spatial_gate_backward", (X, *SAVED, None, None, X[:1])),
+        ("spatial_gate_backward", (X, *SAVED, None, None, X.double())),
+        ("spatial_gate_backward", (X, X, WEIGHT, MAP.double(), POOLED, None, None, None)),
+        ("spatial_gate_backward", (X, X, WEIGHT, MAP, POOLED.reshape(2, 1, 12, 6), *[None] * 3)),
+        ("spatial_attention", (X, WEIGHT, torch.empty(0), None, None)),
+        ("spatial_attention", (X, WEIGHT, None, VIEW, None)),
+        ("spatial_attention_backward", (X[:1], *SAVED, None, None)),
+        ("spatial_attention_backward", (MAP, *SAVED, VIEW, VIEW[:1])),
+        ("channel_pool", (X, VIEW, VIEW[0])),
+        ("channel_pool", (X[:, :0], None, None)),
+        ("channel_pool_backward", (X[:1], X, None, None)),
+        ("channel_pool_backward", (POOLED, X, VIEW, None)),
     ],
 )
 def test_direct_callers_of_the_ops_are_stopped_too(name, arguments):

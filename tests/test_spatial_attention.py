@@ -8,12 +8,13 @@ import attn_kernels as ak
 
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
-    map, pooled = ops.spatial_attention(x, *parameters)
+    map, pooled = ops.spatial_attention(x, *parameters, None, None)
+    saved = (x, parameters[0], map, pooled, None, None)
     return [
-        (ops.spatial_attention.default, (x, *parameters)),
-        (ops.spatial_attention.default, (x, parameters[0], None)),
-        (ops.spatial_attention_backward.default, (map, x, parameters[0], map, pooled)),
-        (ops.spatial_attention_backward.default, (map.to(x.dtype), x, parameters[0], map, pooled)),
+        (ops.spatial_attention.default, (x, *parameters, None, None)),
+        (ops.spatial_attention.default, (x, parameters[0], None, None, None)),
+        (ops.spatial_attention_backward.default, (map, *saved)),
+        (ops.spatial_attention_backward.default, (map.to(x.dtype), *saved)),
     ]
 
 

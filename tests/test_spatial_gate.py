@@ -14,12 +14,14 @@ def eager(x, weight, bias):
 
 def opcheck(x, parameters):
     ops = torch.ops.attn_kernels
-    y, map, pooled = ops.spatial_gate(x, *parameters)
+    plain = (None, None, None, "identity")
+    y, map, pooled = ops.spatial_gate(x, *parameters, *plain)
+    saved = (x, parameters[0], map, pooled, None, None, None)
     return [
-        (ops.spatial_gate.default, (x, *parameters)),
-        (ops.spatial_gate.default, (x, parameters[0], None)),
-        (ops.spatial_gate_backward.default, (y, x, parameters[0], map, pooled)),
-        (ops.spatial_gate_backward.default, (y[:1].expand_as(x), x, parameters[0], map, pooled)),
+        (ops.spatial_gate.default, (x, *parameters, *plain)),
+        (ops.spatial_gate.default, (x, parameters[0], None, *plain)),
+        (ops.spatial_gate_backward.default, (y, *saved)),
+        (ops.spatial_gate_backward.default, (y[:1].expand_as(x), *saved)),
     ]
 
 

@@ -40,13 +40,25 @@ inline bool is_channels_last(const Tensor& x) {
   return true;
 }
 
-// NCHW where x is contiguous, else channels_last where it is that, else a copy in NCHW.
+// Whether channels lie next to each other, though not densely: a part of a channels_last map.
+inline bool is_channels_last_in_part(const Tensor& x) {
+  const int64_t step = x.stride(1), h = x.size(2), w = x.size(3);
+  return h * w > 1 && step > 0 && (h == 1 || step < x.stride(2)) && (w == 1 || step < x.stride(3));
+}
+
+// NCHW where x is contiguous, else channels_last where it is that, else a copy: in channels_last
+// where x is part of such a map, else in NCHW. `memory_format` of attn_kernels/ops.py says the
+// same.
 inline FeatureMap feature_map(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 4, "attn_kernels: x must be (N, C, H, W), got ", x.dim(),
                   " dimensions");
-  const bool nchw = x.is_contiguous(), channels_last = !nchw && is_channels_last(x);
-  const Tensor dense = nchw || channels_last ? x : torch::stable::contiguous(x);
-  return {dense, x.size(0), x.size(1), x.size(2), x.size(3), channels_last};
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  STD_TORCH_CHECK(c > 0 && h > 0 && w > 0, "attn_kernels: x must have C, H and W of at least 1");
+  if (x.is_contiguous()) return {x, n, c, h, w, false};
+  if (is_channels_last(x)) return {x, n, c, h, w, true};
+  const bool channels_last = is_channels_last_in_part(x);
+  const auto format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  return {torch::stable::contiguous(x, format), n, c, h, w, channels_last};
 }
 
 // A map of x's shape and dtype and of any strides, laid out as x is.
@@ -111,10 +123,11 @@ inline Tensor as_statistic(const Tensor& gradient, const FeatureMap& x, int64_t 
 
 // A saved statistic: (n, channels, h, w), contiguous, of the accumulate dtype.
 inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channels) {
-  STD_TORCH_CHECK(
-      t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.numel() == x.pixels() * channels,
-      "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
-      ", H, W) and of the accumulate dtype");
+  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.dim() == 4 &&
+                      t.size(0) == x.n && t.size(1) == channels && t.size(2) == x.h &&
+                      t.size(3) == x.w,
+                  "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
+                  ", H, W) and of the accumulate dtype");
 }
 
 // A parameter of the given sizes, contiguous and of the accumulate dtype or, `or_of_x`, x's dtype.

@@ -27,6 +27,33 @@ ATTN_HD Index if_max(T value, T max, Index found, Index otherwise) {
   return value == max ? found : (value != value ? found : otherwise);
 }
 
+struct ScalarFma {
+  template <class T>
+  ATTN_HD T operator()(T a, T b, T c) const {
+    using std::fma;
+    return fma(a, b, c);
+  }
+};
+
+// The affine view of a map. With one rounding, always: then every pass over the map finds the same
+// bits, as the search for the maximum needs it.
+template <class T, class Fma = ScalarFma>
+ATTN_HD T affine(T x, T scale, T shift, Fma fma = {}) {
+  return fma(scale, x, shift);
+}
+
+// NaN stays, as in torch.relu.
+template <class T>
+ATTN_HD T relu(T value) {
+  return value <= 0 ? T{} : value;
+}
+
+// The gradient of what the ReLU got, from its result y.
+template <class T>
+ATTN_HD T relu_backward(T dy, T y) {
+  return y <= 0 ? T{} : dy;
+}
+
 struct ScalarExp {
   template <class T>
   ATTN_HD T operator()(T x) const {

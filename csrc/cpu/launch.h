@@ -1,8 +1,6 @@
 // Host side shared by the CPU ops: storage types, tasks and threads.
 #pragma once
 
-#include <algorithm>
-
 #include "../common/feature_map.h"
 #include "kernels.h"
 
@@ -55,26 +53,6 @@ Tensor parameter(const Tensor& p, const FeatureMap& x) {
   } else {
     return torch::stable::to(p, kScalarType<E>);
   }
-}
-
-// Images are the tasks; where they don't share out evenly over the threads, their rows are split
-// as well. No result depends on the split.
-inline Problem make_problem(const FeatureMap& x, int k) {
-  const int64_t threads = torch::stable::get_num_threads();
-  const bool even = x.n % threads == 0 || x.n >= 4 * threads;
-  const int64_t bands = even ? 1 : std::clamp<int64_t>(x.h / 8, 1, threads);
-  return {x.n, x.c, x.h, x.w, x.channels_last, k, bands};
-}
-
-// kernel(args, begin, end) over all bands, in as many threads as the work is worth.
-template <class Args>
-void run_bands(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t kElementsPerThread = 1 << 15;
-  const Problem& p = args.problem;
-  const int64_t per_task = std::max<int64_t>(p.c * p.h * p.w / p.bands, 1);
-  const int64_t grain = (kElementsPerThread + per_task - 1) / per_task;
-  torch::stable::parallel_for(0, p.n * p.bands, grain,
-                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 }  // namespace attn_kernels

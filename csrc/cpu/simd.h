@@ -181,6 +181,23 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
   }
 }
 
+template <class A>
+ATTN_INLINE IntVec<A> lane_indices() {
+  IntVec<A> lanes;
+  for (int i = 0; i < kLanes<A>; ++i) lanes[i] = i;
+  return lanes;
+}
+
+// v, with `fill` in the lanes that are not there.
+template <class A, class V, class Lanes>
+ATTN_INLINE V fill_missing(V v, V fill, Lanes lanes) {
+  if constexpr (std::is_same_v<Lanes, int64_t>) {
+    return lane_indices<A>() < static_cast<Int<A>>(lanes) ? v : fill;
+  } else {
+    return v;
+  }
+}
+
 // All lanes of v combined, in halves.
 template <class E, class V, class Combine>
 ATTN_INLINE E reduce_lanes(V v, const Combine& combine) {
@@ -217,6 +234,29 @@ ATTN_INLINE acc_t<T> sum_of_values(const T* values, int64_t count) {
   }
   return sum_of_lanes<A>(total);
 }
+
+// a * b + c, rounded once where the instruction set can. Said where results must not depend on
+// whether the compiler finds the chance: it finds it in one loop and misses it in the next.
+struct VectorFma {
+  ATTN_INLINE Vec<float> operator()(Vec<float> a, Vec<float> b, Vec<float> c) const {
+#if ATTN_VECTOR_BYTES == 64
+    return _mm512_fmadd_ps(a, b, c);
+#elif ATTN_VECTOR_BYTES == 32
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+  }
+  ATTN_INLINE Vec<double> operator()(Vec<double> a, Vec<double> b, Vec<double> c) const {
+#if ATTN_VECTOR_BYTES == 64
+    return _mm512_fmadd_pd(a, b, c);
+#elif ATTN_VECTOR_BYTES == 32
+    return _mm256_fmadd_pd(a, b, c);
+#else
+    return a * b + c;
+#endif
+  }
+};
 
 // ---- exp -------------------------------------------------------------------------------------
 

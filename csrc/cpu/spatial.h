@@ -1,73 +1,95 @@
-// spatial_gate and spatial_attention share all but the product: see their .cpp.
+// What the CPU ops spatial_gate, spatial_attention and channel_pool share: tasks, the affine view
+// and its gradients.
 #pragma once
 
-#include <tuple>
+#include <algorithm>
+#include <array>
 #include <vector>
 
+#include "../common/spatial_operands.h"
 #include "launch.h"
 
 namespace attn_kernels {
 
-// map and pooled; y as well, where it is not null.
-inline void spatial_forward(const FeatureMap& x, const Tensor& weight,
-                            const std::optional<Tensor>& bias, const Tensor* y, const Tensor& map,
-                            const Tensor& pooled) {
-  const int k = stencil_width(weight, x);
-  with_dtype(x, [&](auto t) {
-    using T = decltype(t);
-    using A = acc_t<T>;
-    run_bands(kernels<T>().spatial_forward,
-              SpatialForward<T>{make_problem(x, k), data<T>(x.tensor), data<A>(weight),
-                                bias ? *data<A>(*bias) : A(0), y ? data<T>(*y) : nullptr,
-                                data<A>(map), data<A>(pooled)});
-  });
+// channel_pool's.
+constexpr Stencil kNoStencil{1, 1, 1};
+
+// Images are the tasks; where they don't share out evenly over the threads, their rows are split
+// as well, in whole units. No result depends on the split.
+inline Problem make_problem(const FeatureMap& x, const Stencil& stencil = kNoStencil,
+                            int64_t rows_per_unit = 1) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const bool even = x.n % threads == 0 || x.n >= 4 * threads;
+  // Where an image is one pixel both memory formats are one, and channels_last has longer rows.
+  const bool channels_last = x.channels_last || x.h * x.w == 1;
+  Problem p{x.n, x.c,          x.h, x.w, channels_last, stencil.k, stencil.images_per_group,
+            1,   rows_per_unit};
+  if (!even) p.bands = std::clamp<int64_t>(std::min(x.h / 8, p.units()), 1, threads);
+  return p;
 }
 
-// One partial gradient per unit of rows, added up in the order of the units.
+// kernel(args, begin, end) over all bands, in as many threads as the work is worth.
+template <class Args>
+void run_bands(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
+  constexpr int64_t kElementsPerThread = 1 << 15;
+  const Problem& p = args.problem;
+  const int64_t per_task = std::max<int64_t>(p.c * p.h * p.w / p.bands, 1);
+  const int64_t grain = (kElementsPerThread + per_task - 1) / per_task;
+  torch::stable::parallel_for(0, p.n * p.bands, grain,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
 template <class T>
-void weight_backward(const Problem& problem, const Tensor& d_logit, const Tensor& pooled,
-                     const Tensor& d_weight, const Tensor& d_bias) {
-  using A = acc_t<T>;
-  const int64_t units = problem.n * ((problem.h + kRowsPerPartial - 1) / kRowsPerPartial);
-  const int64_t size = 2 * problem.k * problem.k + 1;
-  std::vector<A> partials(static_cast<size_t>(units * size));
-  const WeightBackward<A> args{problem, data<A>(d_logit), data<A>(pooled), partials.data()};
-  const int64_t grain = 16384 / (std::min(problem.h, kRowsPerPartial) * problem.w) + 1;
-  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    kernels<T>().weight_backward(args, begin, end);
-  });
-  for (int64_t i = 0; i < size; ++i) {
-    double sum = 0;
-    for (int64_t unit = 0; unit < units; ++unit) sum += partials[unit * size + i];
-    (i + 1 < size ? data<A>(d_weight)[i] : *data<A>(d_bias)) = static_cast<A>(sum);
-  }
+const T* data_or_null(const std::optional<Tensor>& t) {
+  return t ? data<T>(*t) : nullptr;
 }
 
-// Exactly one of dy (dense, as x) and d_map (contiguous, acc dtype) is given.
-inline std::tuple<Tensor, Tensor, Tensor> spatial_backward(const FeatureMap& x, const Tensor* dy,
-                                                           const Tensor* d_map,
-                                                           const Tensor& weight, const Tensor& map,
-                                                           const Tensor& pooled) {
-  const int k = stencil_width(weight, x);
-  check_statistic(map, x, 1);
-  check_statistic(pooled, x, 2);
-  const Tensor dx = empty_like(x);
-  const Tensor d_logit = empty(x, std::array{x.n, x.h, x.w}, x.acc_dtype());
-  const Tensor d_weight =
-      empty(x, std::array<int64_t, 4>{1, 2, weight.size(2), weight.size(3)}, x.acc_dtype());
-  const Tensor d_bias = empty(x, std::array<int64_t, 1>{1}, x.acc_dtype());
-  with_dtype(x, [&](auto t) {
-    using T = decltype(t);
-    using A = acc_t<T>;
-    const Problem problem = make_problem(x, k);
-    run_bands(
-        kernels<T>().spatial_backward,
-        SpatialBackward<T>{problem, dy ? data<T>(*dy) : nullptr, d_map ? data<A>(*d_map) : nullptr,
-                           data<T>(x.tensor), data<A>(weight), data<A>(map), data<A>(pooled),
-                           data<A>(d_logit), data<T>(dx)});
-    weight_backward<T>(problem, d_logit, pooled, d_weight, d_bias);
+template <class T>
+View<T> view_of(const FeatureMap& x, const std::optional<Tensor>& scale,
+                const std::optional<Tensor>& shift) {
+  using A = acc_t<T>;
+  return {data<T>(x.tensor), data_or_null<A>(scale), data_or_null<A>(shift)};
+}
+
+// The backward's problem: where there is a view, rows come in units of some pixels, whatever the
+// number of threads, since d_scale and d_shift are summed up per unit.
+inline Problem make_backward_problem(const FeatureMap& x, const Stencil& stencil, bool with_view) {
+  constexpr int64_t kPixelsPerUnit = 256;
+  return make_problem(x, stencil,
+                      with_view ? std::clamp<int64_t>(kPixelsPerUnit / x.w, 1, x.h) : 1);
+}
+
+// d_scale and d_shift (n, c), and the kernels' sums of all units; all empty where there is no view.
+struct ViewGradients {
+  Tensor d_scale, d_shift;
+  std::vector<double> sums;  // (n, units, 2, c)
+};
+
+inline ViewGradients make_view_gradients(const FeatureMap& x, const Problem& p, bool with_view) {
+  const ScalarType acc = x.acc_dtype();
+  if (!with_view) return {nothing(x, acc), nothing(x, acc), {}};
+  const std::array sizes{x.n, x.c};
+  return {empty(x, sizes, acc), empty(x, sizes, acc),
+          std::vector<double>(static_cast<size_t>(x.n * p.units() * 2 * x.c))};
+}
+
+// Adds up the sums in the order of the units.
+template <class A>
+void add_units(const Problem& p, const ViewGradients& view) {
+  if (view.sums.empty()) return;
+  const int64_t units = p.units();
+  torch::stable::parallel_for(0, p.n * 2, 65536 / (units * p.c) + 1, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t n = i / 2, which = i % 2;
+      const double* sums = view.sums.data() + (n * units * 2 + which) * p.c;
+      A* total = data<A>(which == 0 ? view.d_scale : view.d_shift) + n * p.c;
+      for (int64_t c = 0; c < p.c; ++c) {
+        double sum = 0;
+        for (int64_t unit = 0; unit < units; ++unit) sum += sums[unit * 2 * p.c + c];
+        total[c] = static_cast<A>(sum);
+      }
+    }
   });
-  return {dx, d_weight, d_bias};
 }
 
 }  // namespace attn_kernels

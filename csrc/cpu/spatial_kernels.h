@@ -1,42 +1,12 @@
-// Spatial attention on the CPU: each band of an image is walked in chunks of rows small enough to
-// stay in the L2 cache between the pass that takes their statistics and the pass that gates them.
+// spatial_gate and spatial_attention on the CPU.
 #pragma once
 
-#include <unistd.h>
-
-#include "layout.h"
+#include "layout_channels_last.h"
+#include "layout_nchw.h"
+#include "spatial_tasks.h"
 #include "stencil.h"
 
 namespace attn_kernels::ATTN_ISA {
-
-// ---- The task that a kernel is at ---------------------------------------------------------------
-
-// Rows [begin, end) of image n.
-struct Band {
-  int64_t n, begin, end;
-};
-
-inline Band band(const Problem& p, int64_t task) {
-  const int64_t n = task / p.bands, b = task % p.bands;
-  return {n, p.h * b / p.bands, p.h * (b + 1) / p.bands};
-}
-
-inline int64_t level2_cache_bytes() {
-  static const int64_t bytes = [] {
-    const long known = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return known > 0 ? known : 1L << 20;
-  }();
-  return bytes;
-}
-
-// Rows per chunk: an image of x that fits into the L2 cache whole is not cut; else a chunk and the
-// rows that its stencil looks ahead fill a quarter of it, since y, dy and dx want their share.
-inline int64_t chunk_rows(const Problem& p, size_t element_bytes) {
-  const int64_t row_bytes = p.c * p.w * static_cast<int64_t>(element_bytes);
-  if (row_bytes * p.h <= level2_cache_bytes()) return p.h;
-  const int64_t rows = level2_cache_bytes() / 4 / row_bytes - p.k / 2;
-  return std::clamp<int64_t>(rows, std::min<int64_t>(4, p.h), p.h);
-}
 
 // fn(std::integral_constant<int, K>{}) for the widths that have a kernel of their own, else K = 0.
 template <class Fn>
@@ -57,9 +27,15 @@ void close_gaps(const A* rows, int64_t stride, int64_t count, int64_t w, A* valu
   for (int64_t j = 0; j < count; ++j) std::copy_n(rows + j * stride, w, values + j * w);
 }
 
+// The stencil of an image.
+template <class A>
+const A* weight_of(const Problem& p, const A* weight, int64_t n) {
+  return weight + n / p.images_per_group * 2 * p.k * p.k;
+}
+
 // ---- Forward ------------------------------------------------------------------------------------
 
-template <class T, template <class> class Layout>
+template <class T, template <class> class Layout, bool kView, bool kEpilogue>
 class Forward {
   using A = acc_t<T>;
 
@@ -93,7 +69,7 @@ class Forward {
     const int64_t first = std::clamp<int64_t>(from, 0, p_.h),
                   last = std::clamp<int64_t>(to, 0, p_.h);
     const Span span{b.n, first * p_.w, (last - first) * p_.w};
-    Layout<T>::pool(p_, a_.x, span, mean_.get(), max_.get(), partial_.get());
+    Layout<T>::template pool<kView>(p_, a_.f, span, mean_.get(), max_.get(), partial_.get());
     const A* values[2] = {mean_.get(), max_.get()};
     for (int i = 0; i < 2; ++i) {
       planes_[i].clear_rows(from - top, first - from);
@@ -109,15 +85,31 @@ class Forward {
 
   void make_map(int64_t n, int64_t r, int64_t end) {
     const int64_t count = (end - r) * planes_[0].stride;
-    with_width(p_.k, [&](auto K) {
-      stencil<K>(planes_, 0, p_.k, a_.weight, a_.bias, count, logit_.get());
-    });
+    make_logit(n, r, end - r);
     for (int64_t q = 0; q < count; q += kLanes<A>)
       store(logit_.get() + q, sigmoid(load(logit_.get() + q), VectorExp{}));
     close_gaps(logit_.get(), planes_[0].stride, end - r, p_.w, map_.get());
     const Span span{n, r * p_.w, (end - r) * p_.w};
     std::copy_n(map_.get(), span.count, a_.map + n * p_.h * p_.w + span.first);
-    if (a_.y != nullptr) Layout<T>::gate(p_, a_.x, span, map_.get(), a_.y);
+    if (a_.y != nullptr)
+      Layout<T>::template gate<kView, kEpilogue>(p_, a_.f, span, map_.get(), a_.residual, a_.relu,
+                                                 a_.y);
+  }
+
+  void make_logit(int64_t n, int64_t r, int64_t rows) {
+    const int64_t count = rows * planes_[0].stride, taps = p_.k * p_.k;
+    const A* weight = weight_of(p_, a_.weight, n);
+    const A bias = a_.bias != nullptr ? a_.bias[n / p_.images_per_group] : A(0);
+    if (all_finite(weight, 2 * taps)) {
+      with_width(p_.k,
+                 [&](auto K) { stencil<K>(planes_, 0, p_.k, weight, bias, count, logit_.get()); });
+      return;
+    }
+    const Rows inside{std::max<int64_t>(pad_ - r, 0), p_.h - r + pad_};
+    const Buffer<A> other = make_buffer<A>(count);
+    stencil_inside(planes_[0], inside, p_.k, weight, 1, rows, logit_.get());
+    stencil_inside(planes_[1], inside, p_.k, weight + taps, 1, rows, other.get());
+    for (int64_t q = 0; q < count; ++q) logit_[q] += other[q] + bias;
   }
 
   const SpatialForward<T>& a_;
@@ -130,7 +122,7 @@ class Forward {
 // ---- Backward -----------------------------------------------------------------------------------
 
 // kGate: the gradient comes as dy and d_map is summed from it; else d_map is given.
-template <class T, template <class> class Layout, bool kGate>
+template <class T, template <class> class Layout, bool kGate, bool kView, bool kRelu>
 class Backward {
   using A = acc_t<T>;
 
@@ -172,8 +164,8 @@ class Backward {
     const int64_t at = b.n * p_.h * p_.w + span.first;
     std::copy_n(a_.pooled + at + (b.n + 1) * p_.h * p_.w, span.count, max_.get());
     Int<A>* argmax = argmax_.get() + (first - top) * p_.w;
-    Layout<T>::template dot_and_argmax<kGate>(p_, a_.dy, a_.x, span, max_.get(), d_map_.get(),
-                                              argmax, partial_.get());
+    Layout<T>::template dot_and_argmax<kGate, kView, kRelu>(p_, a_.upstream, a_.f, span, max_.get(),
+                                                            d_map_.get(), argmax, partial_.get());
     const A* d_map = kGate ? d_map_.get() : a_.d_map + at;
     for (int64_t i = 0; i < span.count; ++i) d_map_[i] = sigmoid_backward(d_map[i], a_.map[at + i]);
     d_logit_.clear_rows(from - top, first - from);
@@ -186,19 +178,32 @@ class Backward {
   }
 
   void make_dx(int64_t n, int64_t r, int64_t end) {
-    const int64_t stride = d_logit_.stride, count = (end - r) * stride;
-    with_width(p_.k, [&](auto K) {
-      stencil_transposed<K>(d_logit_, 0, p_.k, a_.weight, count, d_mean_gaps_.get(),
-                            d_max_gaps_.get());
-    });
+    make_d_pooled(n, r, end - r);
+    const int64_t stride = d_logit_.stride;
     const Span span{n, r * p_.w, (end - r) * p_.w};
     close_gaps(d_mean_gaps_.get(), stride, end - r, p_.w, d_mean_.get());
     close_gaps(d_max_gaps_.get(), stride, end - r, p_.w, d_max_.get());
     const A channels = static_cast<A>(p_.c);
     for (int64_t i = 0; i < span.count; ++i) d_mean_[i] /= channels;
     std::copy_n(a_.map + n * p_.h * p_.w + span.first, span.count, map_.get());
-    Layout<T>::template scatter<kGate>(p_, a_.dy, span, map_.get(), d_mean_.get(), d_max_.get(),
-                                       argmax_.get() + pad_ * p_.w, a_.dx);
+    Layout<T>::template scatter<kGate, kView, kRelu>(
+        p_, a_.upstream, a_.f, span,
+        {map_.get(), d_mean_.get(), d_max_.get(), argmax_.get() + pad_ * p_.w}, a_.out);
+  }
+
+  void make_d_pooled(int64_t n, int64_t r, int64_t rows) {
+    const A* weight = weight_of(p_, a_.weight, n);
+    const int64_t taps = p_.k * p_.k;
+    if (all_finite(weight, 2 * taps)) {
+      with_width(p_.k, [&](auto K) {
+        stencil_transposed<K>(d_logit_, 0, p_.k, weight, rows * d_logit_.stride, d_mean_gaps_.get(),
+                              d_max_gaps_.get());
+      });
+      return;
+    }
+    const Rows inside{std::max<int64_t>(pad_ - r, 0), p_.h - r + pad_};
+    stencil_inside(d_logit_, inside, p_.k, weight + taps - 1, -1, rows, d_mean_gaps_.get());
+    stencil_inside(d_logit_, inside, p_.k, weight + 2 * taps - 1, -1, rows, d_max_gaps_.get());
   }
 
   const SpatialBackward<T>& a_;
@@ -217,128 +222,66 @@ void weight_backward_unit(const WeightBackward<A>& a, int64_t unit) {
   const int64_t units = (p.h + kRowsPerPartial - 1) / kRowsPerPartial, pad = p.k / 2;
   const int64_t n = unit / units, r = unit % units * kRowsPerPartial;
   const int64_t rows = std::min(kRowsPerPartial, p.h - r);
+  const A* d_logit_rows = a.d_logit + (n * p.h + r) * p.w;
   Plane<A> d_logit(rows, p.w, p.k);
-  d_logit.set_rows(0, rows, a.d_logit + (n * p.h + r) * p.w);
+  d_logit.set_rows(0, rows, d_logit_rows);
+  const bool finite = all_finite(d_logit_rows, rows * p.w);
   const int64_t first = std::max<int64_t>(r - pad, 0), last = std::min(r + rows + pad, p.h);
   A* d_weight = a.partials + unit * (2 * p.k * p.k + 1);
   for (int i = 0; i < 2; ++i, d_weight += p.k * p.k) {
+    const Rows inside{first - (r - pad), last - (r - pad)};
+    const A* values = a.pooled + ((n * 2 + i) * p.h + first) * p.w;
     Plane<A> in(rows + 2 * pad, p.w, p.k);
-    in.set_rows(first - (r - pad), last - first, a.pooled + ((n * 2 + i) * p.h + first) * p.w);
-    with_width(p.k, [&](auto K) {
-      stencil_weight_backward<K>(in, d_logit.row(0), p.k, rows * in.stride, d_weight);
-    });
-  }
-  *d_weight = sum_of_values(a.d_logit + (n * p.h + r) * p.w, rows * p.w);
-}
-
-// ---- Channel pooling alone ----------------------------------------------------------------------
-
-template <class T, template <class> class Layout>
-class Pool {
-  using A = acc_t<T>;
-
- public:
-  explicit Pool(const Problem& p)
-      : p_(p),
-        rows_(chunk_rows(p, sizeof(T))),
-        mean_(make_buffer<A>(rows_ * p.w)),
-        max_(make_buffer<A>(rows_ * p.w)),
-        partial_(make_buffer<A>(rows_ * p.w)),
-        argmax_(make_buffer<Int<A>>(rows_ * p.w)) {}
-
-  void forward(const ChannelPool<T>& a, const Band& b) {
-    for_each_chunk(b, [&](const Span& s) {
-      Layout<T>::pool(p_, a.x, s, mean_.get(), max_.get(), partial_.get());
-      T* mean = a.pooled + b.n * 2 * p_.h * p_.w + s.first;
-      for_each_vector<A>(s.count, [&](int64_t i, auto lanes) {
-        store_lanes(mean + i, load(mean_.get() + i), lanes);
-        store_lanes(mean + p_.h * p_.w + i, load(max_.get() + i), lanes);
+    in.set_rows(inside.begin, last - first, values);
+    if (finite && all_finite(values, (last - first) * p.w)) {
+      with_width(p.k, [&](auto K) {
+        stencil_weight_backward<K>(in, d_logit.row(0), p.k, rows * in.stride, d_weight);
       });
-    });
+    } else {
+      stencil_weight_backward_inside(in, inside, p.k, d_logit_rows, rows, d_weight);
+    }
   }
-
-  // dx = d_mean / C + (c == argmax ? d_max : 0); the maximum is found again from x.
-  void backward(const ChannelPoolBackward<T>& a, const Band& b) {
-    for_each_chunk(b, [&](const Span& s) {
-      Layout<T>::pool(p_, a.x, s, mean_.get(), max_.get(), partial_.get());
-      Layout<T>::template dot_and_argmax<false>(p_, nullptr, a.x, s, max_.get(), nullptr,
-                                                argmax_.get(), nullptr);
-      const A* d_mean = a.d_pooled + b.n * 2 * p_.h * p_.w + s.first;
-      for (int64_t i = 0; i < s.count; ++i) mean_[i] = d_mean[i] / static_cast<A>(p_.c);
-      std::copy_n(d_mean + p_.h * p_.w, s.count, max_.get());
-      Layout<T>::template scatter<false>(p_, nullptr, s, nullptr, mean_.get(), max_.get(),
-                                         argmax_.get(), a.dx);
-    });
-  }
-
- private:
-  template <class Fn>
-  void for_each_chunk(const Band& b, const Fn& fn) {
-    for (int64_t r = b.begin; r < b.end; r += rows_)
-      fn(Span{b.n, r * p_.w, (std::min(r + rows_, b.end) - r) * p_.w});
-  }
-
-  const Problem& p_;
-  const int64_t rows_;
-  Buffer<A> mean_, max_, partial_;
-  Buffer<Int<A>> argmax_;
-};
+  *d_weight = sum_of_values(d_logit_rows, rows * p.w);
+}
 
 // ---- The table ----------------------------------------------------------------------------------
 
-template <class T, template <class> class Layout>
-void forward_bands(const SpatialForward<T>& a, int64_t begin, int64_t end) {
-  Forward<T, Layout> forward(a);
-  for (int64_t task = begin; task < end; ++task) forward.run(band(a.problem, task));
+// Tasks [begin, end) by one object, which keeps its buffers from task to task.
+template <class Walker, class Args>
+void walk_bands(const Args& a, int64_t begin, int64_t end) {
+  Walker walker(a);
+  for (int64_t task = begin; task < end; ++task) walker.run(band(a.problem, task));
 }
 
 template <class T>
 void spatial_forward(const SpatialForward<T>& a, int64_t begin, int64_t end) {
-  a.problem.channels_last ? forward_bands<T, ChannelsLast>(a, begin, end)
-                          : forward_bands<T, Nchw>(a, begin, end);
+  with_flags(a.f.scale != nullptr, a.residual != nullptr || a.relu, [&](auto view, auto epilogue) {
+    a.problem.channels_last ? walk_bands<Forward<T, ChannelsLast, view, epilogue>>(a, begin, end)
+                            : walk_bands<Forward<T, Nchw, view, epilogue>>(a, begin, end);
+  });
 }
 
-template <class T, template <class> class Layout, bool kGate>
-void backward_bands(const SpatialBackward<T>& a, int64_t begin, int64_t end) {
-  Backward<T, Layout, kGate> backward(a);
-  for (int64_t task = begin; task < end; ++task) backward.run(band(a.problem, task));
-}
-
-template <class T, bool kGate>
+template <class T, bool kGate, bool kView, bool kRelu>
 void backward_layouts(const SpatialBackward<T>& a, int64_t begin, int64_t end) {
-  a.problem.channels_last ? backward_bands<T, ChannelsLast, kGate>(a, begin, end)
-                          : backward_bands<T, Nchw, kGate>(a, begin, end);
+  a.problem.channels_last
+      ? walk_bands<Backward<T, ChannelsLast, kGate, kView, kRelu>>(a, begin, end)
+      : walk_bands<Backward<T, Nchw, kGate, kView, kRelu>>(a, begin, end);
 }
 
 template <class T>
 void spatial_backward(const SpatialBackward<T>& a, int64_t begin, int64_t end) {
-  a.dy != nullptr ? backward_layouts<T, true>(a, begin, end)
-                  : backward_layouts<T, false>(a, begin, end);
+  with_flags(a.f.scale != nullptr, a.upstream.y != nullptr, [&](auto view, auto relu) {
+    if (a.upstream.dy != nullptr) {
+      backward_layouts<T, true, view, relu>(a, begin, end);
+    } else if constexpr (!relu) {  // there is no ReLU without a gate
+      backward_layouts<T, false, view, false>(a, begin, end);
+    }
+  });
 }
 
 template <class A>
 void weight_backward(const WeightBackward<A>& a, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) weight_backward_unit(a, unit);
-}
-
-template <class T, template <class> class Layout, class Args, class Fn>
-void pool_bands(const Args& a, int64_t begin, int64_t end, const Fn& fn) {
-  Pool<T, Layout> pool(a.problem);
-  for (int64_t task = begin; task < end; ++task) fn(pool, band(a.problem, task));
-}
-
-template <class T>
-void channel_pool(const ChannelPool<T>& a, int64_t begin, int64_t end) {
-  const auto forward = [&](auto& pool, const Band& b) { pool.forward(a, b); };
-  a.problem.channels_last ? pool_bands<T, ChannelsLast>(a, begin, end, forward)
-                          : pool_bands<T, Nchw>(a, begin, end, forward);
-}
-
-template <class T>
-void channel_pool_backward(const ChannelPoolBackward<T>& a, int64_t begin, int64_t end) {
-  const auto backward = [&](auto& pool, const Band& b) { pool.backward(a, b); };
-  a.problem.channels_last ? pool_bands<T, ChannelsLast>(a, begin, end, backward)
-                          : pool_bands<T, Nchw>(a, begin, end, backward);
 }
 
 }  // namespace attn_kernels::ATTN_ISA

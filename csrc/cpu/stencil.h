@@ -33,10 +33,67 @@ class Plane {
 
   const int64_t stride;
 
+  int64_t w() const { return w_; }
+
  private:
   int64_t w_, pad_;
   Buffer<A> data_;
 };
+
+// The rows of a plane that hold rows of the image, not zeros above or below it.
+struct Rows {
+  int64_t begin, end;
+};
+
+// ---- Exactly the taps inside the image ----------------------------------------------------------
+//
+// The fast loops below multiply the padding's zeros as well, which is wrong where the other factor
+// is not finite; then these, which are slow, do the work.
+
+template <class A>
+bool all_finite(const A* values, int64_t count) {
+  A zero = 0;
+  for (int64_t i = 0; i < count; ++i) zero += values[i] * 0;
+  return zero == 0;
+}
+
+// fn(tap, value) for the values under the stencil of column x of row j.
+template <class A, class Fn>
+void for_each_tap_inside(const Plane<A>& in, Rows rows, int64_t j, int64_t x, int k, const Fn& fn) {
+  const int64_t pad = k / 2;
+  for (int64_t ky = std::max<int64_t>(rows.begin - j, 0); ky < std::min<int64_t>(k, rows.end - j);
+       ++ky)
+    for (int64_t kx = std::max<int64_t>(pad - x, 0); kx < std::min(in.w() + pad - x, 2 * pad + 1);
+         ++kx)
+      fn(ky * k + kx, in.at(j + ky)[x + kx]);
+}
+
+// out[j * stride + x] for `count` rows from row 0 on: the sum of weight[tap * step] * value.
+template <class A>
+void stencil_inside(const Plane<A>& in, Rows rows, int k, const A* weight, int step, int64_t count,
+                    A* out) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t x = 0; x < in.w(); ++x) {
+      double sum = 0;
+      for_each_tap_inside(in, rows, j, x, k, [&](int64_t tap, A value) {
+        sum += static_cast<double>(weight[tap * step]) * value;
+      });
+      out[j * in.stride + x] = static_cast<A>(sum);
+    }
+}
+
+// d_weight of one plane; d_logit (count, w) has no gaps.
+template <class A>
+void stencil_weight_backward_inside(const Plane<A>& in, Rows rows, int k, const A* d_logit,
+                                    int64_t count, A* d_weight) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t x = 0; x < in.w(); ++x)
+      for_each_tap_inside(in, rows, j, x, k, [&](int64_t tap, A value) {
+        d_weight[tap] += d_logit[j * in.w() + x] * value;
+      });
+}
+
+// ---- The fast loops -----------------------------------------------------------------------------
 
 // K is the width as a constant, or 0 where it is only known at run time.
 template <int K>

@@ -38,6 +38,11 @@ void __stcs(T* to, const T& value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
+
 struct __nv_bfloat16 {
   std::uint16_t bits;
 };

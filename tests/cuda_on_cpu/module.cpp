@@ -22,12 +22,13 @@ std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, co
 std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype,
                                  std::array<std::int64_t, 4> shape, bool channels_last, int k,
                                  const std::vector<Bytes>& input, int skew,
-                                 const std::string& order, int alive) {
+                                 const std::string& order, int alive, std::int64_t groups,
+                                 bool relu) {
   const Order block_order = order == "forward"   ? Order::kForward
                             : order == "reverse" ? Order::kReverse
                                                  : Order::kShuffled;
   const Case at{Shape(shape[0], shape[1], shape[2], shape[3]), channels_last, k, skew,
-                Launch{block_order, alive}};
+                Launch{block_order, alive}, groups, relu};
   std::vector<Bytes> output;
   {
     pybind11::gil_scoped_release unlocked;
@@ -52,37 +53,50 @@ struct Recorder {
 // What would be launched for this shape; no memory is touched.
 template <class T>
 Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, bool channels_last,
-                     int k, bool aligned) {
+                     int k, bool aligned, bool view) {
   using Real = Acc<T>;
   const Shape shape(sizes[0], sizes[1], sizes[2], sizes[3]);
   T* x = reinterpret_cast<T*>(aligned ? std::uintptr_t{64} : 64 + sizeof(T));
-  Real* real = nullptr;
+  Real* real = reinterpret_cast<Real*>(std::uintptr_t{64});
+  const Real* scale = view ? real : nullptr;
   Geometry launches;
   const Recorder launch{&launches};
+  const attn_kernels::Convolution<Real> conv{k, 1, real, real};
+  const attn_kernels::ViewGradients<Real> grads{real, real, real};
   if (op == "channel_pool") {
-    attn_kernels::pool(launch, shape, channels_last, x, x);
+    attn_kernels::pool<T>(launch, shape, channels_last, x, scale, scale, real, x);
   } else if (op == "channel_pool_backward") {
-    attn_kernels::pool_backward(launch, shape, channels_last, x, real, x);
+    attn_kernels::channel_pool_backward<T>(
+        launch, shape, channels_last, {x, real, scale, scale, real, nullptr, x, grads});
   } else if (op == "spatial_gate") {
-    attn_kernels::spatial_gate(launch, shape, channels_last, k, x, real, real, x, real, real);
+    attn_kernels::spatial_gate<T>(
+        launch, shape, channels_last,
+        {{x, conv, scale, scale, real, real, real}, view ? x : nullptr, view, x});
   } else if (op == "spatial_gate_backward") {
-    attn_kernels::spatial_gate_backward(launch, shape, channels_last, k, x, x, real, real, real,
-                                        real, nullptr, real, x, real, real);
+    T* y = view ? x : nullptr;
+    attn_kernels::spatial_gate_backward<T>(
+        launch, shape, channels_last,
+        {x, x, y, conv, real, real, scale, scale, real, real, real, real, nullptr, y, x, real, real,
+         grads});
   } else if (op == "spatial_attention") {
-    attn_kernels::spatial_attention(launch, shape, channels_last, k, x, real, real, real, real);
+    attn_kernels::spatial_attention<T>(launch, shape, channels_last,
+                                       {x, conv, scale, scale, real, real, real});
   } else if (op == "spatial_attention_backward") {
-    attn_kernels::spatial_attention_backward(launch, shape, channels_last, k, real, x, real, real,
-                                             real, real, real, real, x, real, real);
+    attn_kernels::spatial_attention_backward<T>(
+        launch, shape, channels_last,
+        {x, conv, real, real, real, scale, scale, real, real, real, real, nullptr, x, real, real,
+         grads});
   }
   return launches;
 }
 
 Geometry geometry(const std::string& op, const std::string& dtype,
-                  std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned) {
-  if (dtype == "float32") return geometry_of<float>(op, shape, channels_last, k, aligned);
+                  std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned,
+                  bool view) {
+  if (dtype == "float32") return geometry_of<float>(op, shape, channels_last, k, aligned, view);
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
-  if (dtype == "float16") return geometry_of<__half>(op, shape, channels_last, k, aligned);
-  if (dtype == "float64") return geometry_of<double>(op, shape, channels_last, k, aligned);
+  if (dtype == "float16") return geometry_of<__half>(op, shape, channels_last, k, aligned, view);
+  if (dtype == "float64") return geometry_of<double>(op, shape, channels_last, k, aligned, view);
 #endif
   throw std::runtime_error("no dtype " + dtype);
 }

@@ -13,6 +13,7 @@
 
 #define ATTN_ISA avx2
 #define ATTN_VECTOR_BYTES 32
+#include "../channel_pool_kernels.h"
 #include "../gam_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"

@@ -15,6 +15,7 @@
 
 #define ATTN_ISA avx512
 #define ATTN_VECTOR_BYTES 64
+#include "../channel_pool_kernels.h"
 #include "../gam_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"

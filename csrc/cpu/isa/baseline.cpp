@@ -3,6 +3,7 @@
 
 #define ATTN_ISA baseline
 #define ATTN_VECTOR_BYTES 16
+#include "../channel_pool_kernels.h"
 #include "../gam_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"

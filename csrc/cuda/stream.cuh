@@ -1,0 +1,128 @@
+// What a thread of a streaming kernel visits: `count` vectors, `step` apart. The two layouts mirror
+// each other: with NCHW a thread stays at its pixels and goes through channels, with channels_last
+// it stays at its channels and goes through pixels.
+#pragma once
+
+#include "view.cuh"
+
+namespace attn_kernels {
+
+template <bool kChannelsLast, int V>
+struct Stream {
+  int64_t image, tile;
+  int64_t at;     // the first vector, in a tensor shaped like x
+  unsigned step;  // from vector to vector, in vectors
+  int count;
+  int64_t pixel;     // of the first vector's first element
+  int pixel_step;    // channels_last; with NCHW all vectors have the same pixels
+  int channel;       // of the first vector's first element
+  int channel_step;  // NCHW; with channels_last all vectors have the same channels
+  int split;         // from this element on, a vector's pixels are those of the next channel
+  bool aligned;      // V divides the pixels of a channel
+  int lane, slot;
+  int first_channel, last_channel;  // of the block
+
+  __device__ Stream(const Shape& shape, const Tiling& tiling, unsigned item)
+      : lane(threadIdx.x % tiling.lanes), slot(threadIdx.x / tiling.lanes) {
+    const unsigned chunk = item % tiling.chunks;
+    const unsigned tiles = static_cast<unsigned>(tiling.tiles);
+    image = item / tiling.chunks / tiles;
+    tile = item / tiling.chunks % tiles;
+    first_channel = static_cast<int>(chunk) * tiling.channels;
+    last_channel =
+        shape.c - first_channel < tiling.channels ? shape.c : first_channel + tiling.channels;
+    aligned = tiling.group == 1;
+    split = V;
+    if constexpr (kChannelsLast) {
+      channel = first_channel + lane * V;
+      channel_step = 0;
+      pixel = tile * tiling.tile + slot;
+      pixel_step = tiling.slots;
+      const int64_t end = shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile
+                                                                      : tiling.tile;
+      count = channel < last_channel ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step
+                                     : 0;
+      at = (image * shape.hw + pixel) * shape.c + channel;
+      step = static_cast<unsigned>(int64_t{pixel_step} * shape.c / V);
+    } else {
+      pixel = tile * tiling.tile + lane * V;
+      const bool inside = pixel < tiling.group * shape.hw;
+      at = (image * shape.c + first_channel + slot * tiling.group) * shape.hw + pixel;
+      channel = first_channel + slot * tiling.group;
+      channel_step = tiling.slots * tiling.group;
+      count = inside ? (last_channel - channel + channel_step - 1) / channel_step : 0;
+      pixel_step = 0;
+      step = static_cast<unsigned>(channel_step * shape.hw / V);
+      for (; inside && pixel >= shape.hw; ++channel) pixel -= shape.hw;
+      if (shape.hw - pixel < V) split = static_cast<int>(shape.hw - pixel);
+    }
+  }
+
+  // The first vector of a burst that begins with the k-th, in `tensor`.
+  template <class T>
+  __device__ T* burst(T* tensor, int k) const {
+    return stepped<V>(tensor + at, k, step);
+  }
+};
+
+// What is known per pixel, in planes of hw contiguous values.
+template <class Value, bool kChannelsLast, int V>
+class PerPixel {
+ public:
+  // plane: the image's
+  __device__ void begin(const Value* plane, const Stream<kChannelsLast, V>& stream, int64_t hw) {
+    plane_ = plane;
+    if constexpr (!kChannelsLast) {
+      if (stream.count > 0) load_pixels<V>(plane, stream.pixel, hw, stream.aligned, value_);
+    }
+  }
+  // For the k-th vector, the u-th of a burst.
+  __device__ void fetch(const Stream<kChannelsLast, V>& stream, int u, int k) {
+    if constexpr (kChannelsLast) value_[u] = plane_[stream.pixel + k * stream.pixel_step];
+  }
+  // For element i of the burst's vector u.
+  __device__ Value operator()(int u, int i) const { return value_[kChannelsLast ? u : i]; }
+
+ private:
+  const Value* plane_;
+  Value value_[kChannelsLast ? kBurst : V];
+};
+
+// What is known per channel. kSplit: vectors of NCHW may straddle two channels.
+template <class Value, bool kChannelsLast, int V, bool kSplit>
+class PerChannel {
+ public:
+  // row: the image's
+  __device__ void begin(const Value* row, const Stream<kChannelsLast, V>& stream) {
+    row_ = row;
+    split_ = stream.split;
+    if constexpr (kChannelsLast) {
+      if (stream.count == 0) return;
+#pragma unroll
+      for (int i = 0; i < V; ++i) value_[i] = row[stream.channel + i];
+    }
+  }
+  __device__ void fetch(const Stream<kChannelsLast, V>& stream, int u, int k) {
+    if constexpr (!kChannelsLast) {
+      const Value* at = row_ + stream.channel + k * stream.channel_step;
+      value_[u] = at[0];
+      if constexpr (kSplit) value_[kBurst + u] = at[split_ < V ? 1 : 0];
+    }
+  }
+  __device__ Value operator()(int u, int i) const {
+    if constexpr (kChannelsLast) {
+      return value_[i];
+    } else if constexpr (kSplit) {
+      return i < split_ ? value_[u] : value_[kBurst + u];
+    } else {
+      return value_[u];
+    }
+  }
+
+ private:
+  const Value* row_;
+  int split_;
+  Value value_[kChannelsLast ? V : (kSplit ? 2 : 1) * kBurst];
+};
+
+}  // namespace attn_kernels
