@@ -11,8 +11,8 @@ sed -i -E "s/(k(Reduce|Stream|Weight)Blocks) = ([0-9]+);/\1 = \3 * $cores \/ 132
 flags="-O3 -std=c++20 -Icsrc -Icsrc/cuda -I$here/driver"
 nvcc $flags -arch=compute_75 -ptx "$here/driver/driver.cu" -o full.ptx
 nvcc $flags -gencode arch=compute_75,code=compute_75 -c "$here/driver/driver.cu" -o driver.o
-# What the simulator parses: an older PTX of the same instructions.
-sed -E 's/^\.version .*/.version 7.7/; s/^\.target .*/.target sm_70/' full.ptx > gate_sim.ptx
+# What the simulator parses: an older PTX of the same instructions. (It knows no nanosleep.)
+sed -E 's/^\.version .*/.version 7.7/; s/^\.target .*/.target sm_70/; /nanosleep/d' full.ptx > gate_sim.ptx
 # The simulator looks for libcudart.so.11 among the program's libraries: link with a stand-in.
 nm -D "$sim/libcudart.so" | awk '/ T (__)?cuda/ {print "void " $3 "(void) {}"}' > stub.c
 gcc -w -shared -fno-builtin -Wl,-soname,libcudart.so.11.0 -o stub/libcudart.so.11.0 stub.c

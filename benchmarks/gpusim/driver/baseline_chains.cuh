@@ -126,8 +126,9 @@ void compiled_backward(const Launch& launch, const Tensors<T>& t) {
   dot<false>(launch, t);
   conv_backward(launch, t);
   scatter(launch, t, t.temporary[0]);
-  launch(dx_kernel<T, true>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy,
-         t.logit, t.d_pooled, t.temporary[0], t.index, t.dx);
+  const auto kernel = t.hw() % 4 == 0 ? dx_kernel<T, true, true> : dx_kernel<T, true, false>;
+  launch(kernel, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy, t.logit,
+         t.d_pooled, t.temporary[0], t.index, t.dx);
 }
 
 // What a compiler could do at best without crossing the convolution: the index found again beside
@@ -136,8 +137,9 @@ template <class T, class Launch>
 void recomputed_backward(const Launch& launch, const Tensors<T>& t) {
   dot<true>(launch, t);
   conv_backward(launch, t);
-  launch(dx_kernel<T, false>, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy,
-         t.logit, t.d_pooled, static_cast<const T*>(nullptr), t.index, t.dx);
+  const auto kernel = t.hw() % 4 == 0 ? dx_kernel<T, false, true> : dx_kernel<T, false, false>;
+  launch(kernel, ceil_div(t.elements(), 2048), 256, 0, t.elements(), t.hw(), t.c, t.dy, t.logit,
+         t.d_pooled, static_cast<const T*>(nullptr), t.index, t.dx);
 }
 
 }  // namespace base

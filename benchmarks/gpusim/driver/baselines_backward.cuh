@@ -212,25 +212,49 @@ __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) (tap == 98 ? *d_bias : d_weight[tap]) = s[0];
 }
 
+// Four neighbours' values from a plane of each image (`planes` of them lie behind one another).
+// kRows: they are neighbours there too, since rows divide into fours.
+template <bool kRows, class V>
+__device__ __forceinline__ void load_plane(const V* plane, int planes, Place at, int hw, int c,
+                                           V (&to)[4]) {
+  if constexpr (kRows) {
+    const auto* from = plane + at.image * planes * hw + at.pixel;
+#pragma unroll
+    for (int i = 0; i < 4; i += 16 / sizeof(V)) {
+      using Part = Vector<V, 16 / sizeof(V)>;
+      *reinterpret_cast<Part*>(to + i) = *reinterpret_cast<const Part*>(from + i);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i, at.advance(hw, c)) to[i] = plane[at.image * planes * hw + at.pixel];
+  }
+}
+
 // dx = dy * sigmoid(logit) + d_mean / C + what the maximum gets: scattered[e] where that is a map
 // of its own, else d_max where the channel is the index.
-template <class T, bool kScattered>
+template <class T, bool kScattered, bool kRows>
 __global__ void __launch_bounds__(256)
     dx_kernel(int count, int hw, int c, const T* __restrict__ dy, const float* __restrict__ logit,
               const float* __restrict__ d_pooled, const T* __restrict__ scattered,
               const int64_t* __restrict__ index, T* __restrict__ dx) {
-  map_elements(count, dy, kScattered ? scattered : nullptr, dx,
-               [&](int e, float (&u)[4], float (&v)[4]) {
-                 Place at(e, hw, c);
+  const auto body = [&](int e, float (&u)[4], float (&v)[4]) {
+    Place at(e, hw, c);
+    alignas(16) float logits[4], d_mean[4];
+    load_plane<kRows>(logit, 1, at, hw, c, logits);
+    load_plane<kRows>(d_pooled, 2, at, hw, c, d_mean);
+    if constexpr (!kScattered) {
+      alignas(16) int64_t top[4];
+      load_plane<kRows>(index, 1, at, hw, c, top);
+      load_plane<kRows>(d_pooled + hw, 2, at, hw, c, v);
 #pragma unroll
-                 for (int i = 0; i < 4; ++i) {
-                   const int p = at.image * hw + at.pixel;
-                   const float* d_mean = d_pooled + p + at.image * hw;
-                   if (!kScattered) v[i] = index[p] == at.channel ? d_mean[hw] : 0.f;
-                   u[i] = u[i] * sigmoid(logit[p]) + d_mean[0] * (1.f / c) + v[i];
-                   at.advance(hw, c);
-                 }
-               });
+      for (int i = 0; i < 4; ++i, at.advance(hw, c)) {
+        if (top[i] != at.channel) v[i] = 0;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) u[i] = u[i] * sigmoid(logits[i]) + d_mean[i] * (1.f / c) + v[i];
+  };
+  map_elements(count, dy, kScattered ? scattered : nullptr, dx, body);
 }
 
 }  // namespace base

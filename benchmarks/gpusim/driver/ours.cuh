@@ -1,7 +1,8 @@
-// The project's launches (csrc/cuda/launch.h), with the workspaces they take.
+// The project's launches (csrc/cuda/launch_gate.h), with the workspaces they take.
 #pragma once
 
 #include "baseline_chains.cuh"
+#include "cuda/launch_gate.h"
 #include "device.h"
 #include "reference.h"
 
@@ -16,7 +17,8 @@ void ours(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
       {{t.x, {kKernel, 1, t.weight, t.bias}, nullptr, nullptr, partial, t.map, t.pooled},
        nullptr,
        false,
-       t.y});
+       t.y,
+       on_device<unsigned>(attn_kernels::ordered_counters(shape))});
 }
 
 template <class T>
@@ -31,5 +33,6 @@ void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>&
   op.d_logit = t.d_logit, op.d_pooled = t.d_pooled;
   op.argmax = on_device<int>(s.pixels());
   op.dx = t.dx, op.d_weight = t.d_weight, op.d_bias = t.d_bias;
+  op.counters = on_device<unsigned>(attn_kernels::ordered_counters(shape));
   attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last, op);
 }

@@ -1,0 +1,55 @@
+"""The ordered launch of the spatial gate, on threads: the same bits as launches one by one."""
+
+import pytest
+import torch
+from cuda_on_cpu import build, check
+
+# Of L2: less than x has below, while the images between both looks fit.
+L2 = 20 * 1024
+CASES = {
+    "plain": {},
+    "view": {"view": True},
+    "tail": {"residual": True, "relu": True},
+    "view and tail": {"view": True, "residual": True, "relu": True},
+}
+
+
+@pytest.fixture(scope="module")
+def module():
+    return build.load_module(build.module_path())
+
+
+def inputs(dtype=torch.float32, channels_last=False, shape=(16, 8, 6, 8), k=7, **more):
+    return check.random_inputs(shape, k, dtype, channels_last, **more)
+
+
+def results(module, given, **how):
+    kernels = check.Kernels(module, **how)
+    return {name: check.to_bytes(value) for name, value in kernels.spatial_gate(given).items()}
+
+
+def launches(module, op, shape, l2, dtype="float32", **how):
+    how = {"channels_last": False, "k": 7, "aligned": True, "view": False, **how}
+    return len(module.geometry(op, dtype, shape, *how.values(), 1, l2))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_same_bits(module, dtype, channels_last, case):
+    shape = (16, 8 * 4 // dtype.itemsize, 6, 8)  # as many bytes in each dtype
+    given = inputs(dtype, channels_last, shape, **CASES[case])
+    name = str(dtype).removeprefix("torch.")
+    how = {"channels_last": channels_last, "view": "view" in case}
+    if name != "bfloat16":
+        assert launches(module, "spatial_gate", shape, L2, name, **how) == 1
+        assert launches(module, "spatial_gate_backward", shape, L2, name, **how) < 5
+    assert results(module, given, machine=(1, L2)) == results(module, given)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "shuffled"])
+@pytest.mark.parametrize("alive", [1, 3])
+def test_in_any_order_of_blocks_and_with_one_alive(module, order, alive):
+    given = inputs(view=True, residual=True, relu=True)
+    expected = results(module, given)
+    assert results(module, given, machine=(3, L2), order=order, alive=alive) == expected
