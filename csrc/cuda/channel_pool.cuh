@@ -54,9 +54,7 @@ struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
     stat.max = nan_max(stat.max, value);
   }
 
-  static __device__ Stat combine(Stat a, Stat b) {
-    return {a.sum + b.sum, nan_max(a.max, b.max)};
-  }
+  static __device__ Stat combine(Stat a, Stat b) { return {a.sum + b.sum, nan_max(a.max, b.max)}; }
   __device__ void finish(int64_t image, int64_t pixel, Stat total) const {
     Out* mean = pooled + image * 2 * this->shape.hw + pixel;
     mean[0] = narrow<Out>(total.sum / Real(this->shape.c));

@@ -88,8 +88,8 @@ __device__ __forceinline__ void weight_item(const WeightArguments<Real>& a, int 
   const int k = kSize <= 7 ? kSize : run_time_k;
   const StencilTiling& tiling = a.tiling.stencil;
   const int rows = tiling.rows + k - 1, pitch = tiling.pitch, d_pitch = pitch;
-  Real* window = dynamic_shared<Real>();         // (2, rows, pitch)
-  Real* d_logit = window + 2 * rows * pitch;     // (tile rows, pitch)
+  Real* window = dynamic_shared<Real>();      // (2, rows, pitch)
+  Real* d_logit = window + 2 * rows * pitch;  // (tile rows, pitch)
   const int pair = threadIdx.x / kWeightRows, row = threadIdx.x % kWeightRows;
   const int plane = pair / k, ky = pair % k;
   const auto blocks = static_cast<unsigned>(a.tiling.rows);
@@ -117,7 +117,8 @@ __device__ __forceinline__ void weight_item(const WeightArguments<Real>& a, int 
       const Real* d_row = d_logit + row * d_pitch;
       const Real* window_row = window + (plane * rows + row + ky) * pitch;
       Real part[kSize] = {}, bias = 0;
-      weight_row<kSize, false>(k, tile.columns, tile.left, a.shape.w, d_row, window_row, part, bias);
+      weight_row<kSize, false>(k, tile.columns, tile.left, a.shape.w, d_row, window_row, part,
+                               bias);
       // What is not finite must not meet the zeros outside the image: once more, with tests.
       if (bias - bias != Real(0)) {
         bias = 0;

@@ -27,7 +27,8 @@ class CudaLaunch {
   Device device() const {
     int device = 0, multiprocessors = 0, l2_bytes = 0;
     STD_CUDA_CHECK(cudaGetDevice(&device));
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    STD_CUDA_CHECK(
+        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
     return {multiprocessors, l2_bytes};
   }

@@ -59,13 +59,6 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-__device__ __forceinline__ float fused_multiply_add(float a, float b, float c) {
-  return fmaf(a, b, c);
-}
-__device__ __forceinline__ double fused_multiply_add(double a, double b, double c) {
-  return fma(a, b, c);
-}
-
 // The larger of both that is not NaN: one instruction, where nan_max is three.
 __device__ __forceinline__ float number_max(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double number_max(double a, double b) { return fmax(a, b); }

@@ -18,7 +18,8 @@ struct GateArguments {
   bool relu;
 };
 
-// kMap: with a factor per pixel. kView: with an affine view. kTail: with a residual, a ReLU or both.
+// kMap: with a factor per pixel. kView: with an affine view. kTail: with a residual, a ReLU or
+// both.
 template <class T, bool kChannelsLast, int V, bool kMap, bool kView, bool kTail, bool kSplit>
 __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned item) {
   using Real = Acc<T>;
@@ -41,7 +42,8 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
       const int v = within(u, left);
       x[u] = load_streaming<V>(stepped<V>(from, v, stream.step));
       if constexpr (kTail) {
-        if (a.residual != nullptr) residual[u] = load_streaming<V>(stepped<V>(added, v, stream.step));
+        if (a.residual != nullptr)
+          residual[u] = load_streaming<V>(stepped<V>(added, v, stream.step));
       }
       if constexpr (kMap) map.fetch(stream, u, first + v);
       if constexpr (kView) scale.fetch(stream, u, first + v);
@@ -54,11 +56,11 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         y[i] = widen(x[u].value[i]);
-        if constexpr (kView) y[i] = fused_multiply_add(scale(u, i), y[i], shift(u, i));
+        if constexpr (kView) y[i] = affine(y[i], scale(u, i), shift(u, i));
         if constexpr (kMap) y[i] *= map(u, i);
         if constexpr (kTail) {
           if (a.residual != nullptr) y[i] += widen(residual[u].value[i]);
-          if (a.relu && y[i] <= Real(0)) y[i] = Real(0);
+          if (a.relu) y[i] = relu(y[i]);
         }
       }
       store_streaming(stepped<V>(to, u, stream.step), y);

@@ -51,7 +51,7 @@ struct GateGradient : Reduction<T, GateStat<Acc<T>>, kView> {
     if constexpr (kRelu) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (widen(raw.y.value[i]) <= Real(0)) raw.dr.value[i] = narrow<T>(Real(0));
+        raw.dr.value[i] = narrow<T>(relu_backward(widen(raw.dr.value[i]), widen(raw.y.value[i])));
       }
     }
   }

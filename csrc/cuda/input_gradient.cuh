@@ -1,8 +1,9 @@
 // The gradient of x, for every op: the last pass of a backward.
 //   df = dr * map + d_mean / C + (c is argmax ? d_max : 0)        of f = scale * x + shift
 //   dx = scale * df;  d_scale, d_shift = sums over pixels of df * x and df
-// Reads dr (and, with a view, x), writes dx. What is per pixel (map, d_pooled with d_mean and d_max,
-// argmax) is contiguous; d_scale and d_shift leave as (N, tiles, C), for sum_tiles_kernel to sum.
+// Reads dr (and, with a view, x), writes dx. What is per pixel (map, d_pooled with d_mean and
+// d_max, argmax) is contiguous; d_scale and d_shift leave as (N, tiles, C), for sum_tiles_kernel to
+// sum.
 #pragma once
 
 #include "stream.cuh"
@@ -130,7 +131,7 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
         Real df = 0;
         if constexpr (kPixels) df = d_mean(u, i) * inverse_c;
         if constexpr (kPixels && kDr) {
-          df = fused_multiply_add(widen(dr[u].value[i]), map(u, i), df);
+          df += widen(dr[u].value[i]) * map(u, i);
         } else if constexpr (kDr) {
           df = widen(dr[u].value[i]);
         }

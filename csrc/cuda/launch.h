@@ -197,9 +197,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
                      const Real* d_logit, const Real* pooled, Real* partial, Real* d_weight,
                      Real* d_bias) {
   const int k = conv.k;
-  const WeightArguments<Real> arguments{shape,   weight_tiling(shape, k, conv.groups),
-                                        k,       d_logit,
-                                        pooled,  partial};
+  const WeightArguments<Real> arguments{
+      shape, weight_tiling(shape, k, conv.groups), k, d_logit, pooled, partial};
   const StencilTiling& tiling = arguments.tiling.stencil;
   const int64_t bytes = weight_bytes<Real>(tiling, k);
   const auto run = [&](auto kernel) {
@@ -221,9 +220,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
 // x, map -> y. scale, shift and residual may be null.
 template <class T, class Launch>
 void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) {
-  const Layout<T> layout{arguments.shape,
-                         channels_last,
-                         {arguments.x, arguments.residual, arguments.y}};
+  const Layout<T> layout{
+      arguments.shape, channels_last, {arguments.x, arguments.residual, arguments.y}};
   with_layout<T>(layout, [&](auto order, auto vector) {
     constexpr bool kChannelsLast = decltype(order)::value;
     constexpr int V = decltype(vector)::value;
@@ -292,9 +290,8 @@ Stage<InputGradientArguments<T>> input_gradient_stage(bool channels_last, int ve
   arguments.d_shift = whole ? view.d_shift : view.tiles + shape.n * tiling.tiles * shape.c;
   const int64_t rows = tiling.channels / tiling.group;
   const int64_t bytes =
-      channels_last
-          ? tiling.threads() * vector * static_cast<int64_t>(sizeof(ViewGradient<Acc<T>>))
-          : rows * (tiling.lanes + 1) * view_row_bytes<Acc<T>>(tiling.group > 1);
+      channels_last ? tiling.threads() * vector * static_cast<int64_t>(sizeof(ViewGradient<Acc<T>>))
+                    : rows * (tiling.lanes + 1) * view_row_bytes<Acc<T>>(tiling.group > 1);
   return {arguments, tiling.blocks, tiling.threads(), bytes};
 }
 
@@ -311,8 +308,7 @@ void sum_tiles(const Launch& launch, const InputGradientArguments<T>& arguments,
 // kDr: with dr and map.
 template <bool kDr, class T, class Launch>
 void input_gradient(const Launch& launch, bool channels_last,
-                    const InputGradientArguments<T>& arguments,
-                    const ViewGradients<Acc<T>>& view) {
+                    const InputGradientArguments<T>& arguments, const ViewGradients<Acc<T>>& view) {
   const bool has_view = arguments.scale != nullptr;
   const Layout<T> layout{arguments.shape,
                          channels_last,
@@ -351,8 +347,17 @@ void channel_pool_backward(const Launch& launch, const Shape& shape, bool channe
                            const ChannelPoolBackward<T>& op) {
   find_argmax(launch, shape, channels_last, op.x, op.scale, op.shift, op.partial, op.argmax);
   input_gradient<false, T>(launch, channels_last,
-                           {shape, {}, nullptr, op.x, nullptr, op.d_pooled, op.argmax, op.scale,
-                            op.dx, nullptr, nullptr},
+                           {shape,
+                            {},
+                            nullptr,
+                            op.x,
+                            nullptr,
+                            op.d_pooled,
+                            op.argmax,
+                            op.scale,
+                            op.dx,
+                            nullptr,
+                            nullptr},
                            op.view);
 }
 
@@ -388,9 +393,9 @@ template <class T, class Launch>
 void spatial_attention_backward(const Launch& launch, const Shape& shape, bool channels_last,
                                 const SpatialAttentionBackward<T>& op) {
   pooled_gradient(launch, shape, op.conv, op.d_map, op.map, op.d_logit, op.d_pooled);
-  channel_pool_backward<T>(launch, shape, channels_last,
-                           {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx,
-                            op.view});
+  channel_pool_backward<T>(
+      launch, shape, channels_last,
+      {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx, op.view});
   weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
                           op.d_bias);
 }

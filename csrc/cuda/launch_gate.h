@@ -54,8 +54,8 @@ int64_t bytes_of(const Shape& shape) {
   return shape.n * shape.c * shape.hw * static_cast<int64_t>(sizeof(T));
 }
 
-// Can maps like x go the ordered way? Those whose vectors straddle two channels can't where there is
-// an affine view, nor those in float64: rare, and each would be a kernel of its own.
+// Can maps like x go the ordered way? Those whose vectors straddle two channels can't where there
+// is an affine view, nor those in float64: rare, and each would be a kernel of its own.
 template <class T>
 bool can_be_ordered(const Device& device, const Layout<T>& layout, bool view) {
   constexpr int kFull = 16 / sizeof(T);
@@ -101,8 +101,6 @@ bool ordered_spatial_gate(const Launch& launch, const Shape& shape, bool channel
     using Op = Pool<T, Acc<T>, kView>;
     const auto first = reduce_stage<kChannelsLast, V>(
         Op{{shape, {}, of.x, of.scale, of.shift, nullptr}, of.pooled});
-    const Order chosen = order_of(device, bytes_of<T>(shape), first);
-    if (chosen.blocks == 0) return;
     const Real* pooled = of.pooled;
     const auto stencil = map_stage<Real>(shape, of.conv, pooled, of.map);
     const int64_t wanted = ceil_div(bytes_of<T>(shape), kOrderedItemBytes);
@@ -112,9 +110,9 @@ bool ordered_spatial_gate(const Launch& launch, const Shape& shape, bool channel
         tiling.blocks,
         tiling.threads(),
         0};
-    launch_ordered(launch, shape, chosen, by_item<ReduceItems<Op, kChannelsLast, V>>(first),
-                   by_item<MapItems<Real>>(stencil), second, op.counters);
-    ran = true;
+    ran = launch_ordered(launch, shape.n, bytes_of<T>(shape), first.arguments.tiling.chunks,
+                         by_item<ReduceItems<Op, kChannelsLast, V>>(first),
+                         by_item<MapItems<Real>>(stencil), second, op.counters);
   });
   return ran;
 }
@@ -156,7 +154,13 @@ void gate_gradient(const Launch& launch, const Shape& shape, bool channels_last,
         auto* stats = reinterpret_cast<typename Op::Stat*>(op.partial);
         reduce<decltype(order)::value, decltype(vector)::value>(
             launch, Op{{shape, {}, op.x, op.scale, op.shift, stats},
-                       op.dy, op.y, op.map, op.pooled, op.dr, op.d_logit, op.argmax});
+                       op.dy,
+                       op.y,
+                       op.map,
+                       op.pooled,
+                       op.dr,
+                       op.d_logit,
+                       op.argmax});
       });
     });
   });
@@ -176,14 +180,19 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
     constexpr int V = 16 / sizeof(T);
     using Real = Acc<T>;
     using Op = GateGradient<T, kView, decltype(relu)::value>;
-    const auto first = reduce_stage<kChannelsLast, V>(
-        Op{{shape, {}, op.x, op.scale, op.shift, nullptr},
-           op.dy, op.y, op.map, op.pooled, op.dr, op.d_logit, op.argmax});
+    const auto first =
+        reduce_stage<kChannelsLast, V>(Op{{shape, {}, op.x, op.scale, op.shift, nullptr},
+                                          op.dy,
+                                          op.y,
+                                          op.map,
+                                          op.pooled,
+                                          op.dr,
+                                          op.d_logit,
+                                          op.argmax});
     // With a view x is read twice, too.
-    const Order chosen = order_of(device, bytes_of<T>(shape) * (kView ? 2 : 1), first);
-    if (chosen.blocks == 0) return;
-    const auto stencil = pooled_gradient_stage<Real>(shape, op.conv, nullptr, nullptr, op.d_logit,
-                                                     op.d_pooled);
+    const int64_t bytes = bytes_of<T>(shape) * (kView ? 2 : 1);
+    const auto stencil =
+        pooled_gradient_stage<Real>(shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
     auto second = input_gradient_stage(kChannelsLast, V, arguments, op.view);
     if constexpr (!kView) {
       const int64_t wanted = ceil_div(bytes_of<T>(shape), kOrderedItemBytes);
@@ -191,11 +200,12 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
       second.arguments.tiling = tiling;
       second.blocks = tiling.blocks;
     }
-    launch_ordered(launch, shape, chosen, by_item<ReduceItems<Op, kChannelsLast, V>>(first),
-                   by_item<PooledGradientItems<Real>>(stencil),
-                   by_item<InputGradientItems<T, kChannelsLast, V, kView>>(second), op.counters);
-    sum_tiles(launch, second.arguments, op.view);
-    ran = true;
+    ran = launch_ordered(launch, shape.n, bytes, first.arguments.tiling.chunks,
+                         by_item<ReduceItems<Op, kChannelsLast, V>>(first),
+                         by_item<PooledGradientItems<Real>>(stencil),
+                         by_item<InputGradientItems<T, kChannelsLast, V, kView>>(second),
+                         op.counters);
+    if (ran) sum_tiles(launch, second.arguments, op.view);
   });
   return ran;
 }
@@ -204,9 +214,8 @@ template <class T, class Launch>
 void spatial_gate_backward(const Launch& launch, const Shape& shape, bool channels_last,
                            const SpatialGateBackward<T>& op) {
   const T* dr = op.y != nullptr ? op.dr : op.dy;
-  const InputGradientArguments<T> arguments{shape,      {},       dr,       op.x,  op.map,
-                                            op.d_pooled, op.argmax, op.scale, op.dx, nullptr,
-                                            nullptr};
+  const InputGradientArguments<T> arguments{
+      shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx, nullptr, nullptr};
   bool ran = false;
   if constexpr (sizeof(T) < 8) {
     ran = ordered_input_gradient(launch, shape, channels_last, op, arguments);

@@ -1,11 +1,11 @@
 // One launch for three kernels that follow each other, for an x that is larger than the L2 cache:
 // the second look at x comes so soon after the first that it is a hit, and DRAM is read once.
 //
-// The stages are the first look (a reduction over channels), the stencil, and the second look. Their
-// items, the very ones of the separate kernels, are handed out by a ticket in steps: step s has the
-// first look at image s, the stencil of image s - lag[1] and the second look at image s - lag[2]. An
-// item waits until all items of its image in the stage before are done; the lags are what it takes
-// for that to have happened already, as a rule.
+// The stages are the first look (a reduction over channels), the stencil, and the second look.
+// Their items, the very ones of the separate kernels, are handed out by a ticket in steps: step s
+// has the first look at image s, the stencil of image s - lag[1] and the second look at image s -
+// lag[2]. An item waits until all items of its image in the stage before are done; the lags are
+// what it takes for that to have happened already, as a rule.
 //
 // Nothing need be resident at the same time: an item waits only for items with lower tickets, which
 // running blocks hold. What a block writes and others read is published by a fence before its item

@@ -1,9 +1,10 @@
 // What is summed or sought over the channels of each pixel: one walk over x for every such op.
 //
 // An Op holds the arguments (shape, tiling and pointers) and says
-//   Stat, none(), combine(a, b)     what is known of a pixel; of no channel; of two sets of channels
-//   Pixel, pixel(image, pixel), pixels<V>(image, first, to)   what has to be known beforehand
-//   Raw<V>, load<V>(at, first, u, step)   a vector of everything that is read: `first` + u steps of
+//   Stat, none(), combine(a, b)     what is known of a pixel; of no channel; of two sets of
+//   channels Pixel, pixel(image, pixel), pixels<V>(image, first, to)   what has to be known
+//   beforehand Raw<V>, load<V>(at, first, u, step)   a vector of everything that is read: `first` +
+//   u steps of
 //     `step` vectors from element `at` on
 //   arrived(raw)                    what can be said of a vector once it is there
 //   add(stat, part, pixel, raw, i, view, channel)   takes in element i of raw. What is summed goes
@@ -114,7 +115,8 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
       for (int i = 0; i < V; ++i) {
         op.add(stat[i], part[i], pixel[i], raw[u], i, view[u], channel + k * slots);
       }
-      // A vector that begins before the tile is kept by the block or slot in whose pixels it begins.
+      // A vector that begins before the tile is kept by the block or slot in whose pixels it
+      // begins.
       if (j >= 0) op.keep(raw[u], at, k, step);
     }
 #pragma unroll

@@ -1,12 +1,13 @@
 // The K x K convolution of what is per pixel, and its transpose, each in a kernel of its own.
 //   map       pooled (N, 2, H, W) -> map (N, 1, H, W) = sigmoid(bias + conv(pooled))
-//   d_pooled  d_logit (N, 1, H, W) -> d_pooled (N, 2, H, W); or from d_map and map, then d_logit too
+//   d_pooled  d_logit (N, 1, H, W) -> d_pooled (N, 2, H, W); or from d_map and map, then d_logit
+//   too
 // weight (G, 2, K, K), bias (G): image n has those of n / (N / G). They move 8 to 20 bytes per
 // pixel, mostly in L2: small beside x. Real is float or double.
 //
 // A tile's window has zeros where the image ends, so no tap is tested. A thread has a quad of
-// neighbouring pixels and takes the taps of a row in quads: 3 reads of shared memory and 28 products
-// for a row of K = 7.
+// neighbouring pixels and takes the taps of a row in quads: 3 reads of shared memory and 28
+// products for a row of K = 7.
 #pragma once
 
 #include "burst.cuh"
@@ -43,8 +44,8 @@ struct StencilTile {
 
 constexpr int kFillLanes = 16;  // threads that fill a row of a window together
 
-// Calls fill(row, column, inside, q) for the window of `margin` around the tile, q being the pixel of
-// the image; column goes up to the pitch.
+// Calls fill(row, column, inside, q) for the window of `margin` around the tile, q being the pixel
+// of the image; column goes up to the pitch.
 template <class Fill>
 __device__ __forceinline__ void fill_window(const Shape& shape, const StencilTile& tile, int rows,
                                             int pitch, int margin, Fill fill) {
@@ -58,7 +59,8 @@ __device__ __forceinline__ void fill_window(const Shape& shape, const StencilTil
   }
 }
 
-// Weights, each row filled up to whole quads; `turned`: by half a turn, as the transpose needs them.
+// Weights, each row filled up to whole quads; `turned`: by half a turn, as the transpose needs
+// them.
 template <class Real>
 __device__ __forceinline__ void load_weight(const Real* weight, int k, bool turned, Real* shared) {
   const int padded = kQuad * ((k + kQuad - 1) / kQuad);
@@ -86,7 +88,8 @@ __device__ __forceinline__ void convolve_row(int k, const Real* row, const Real*
         if (first + t >= taps) break;
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
-          const Real value = i + t < kQuad ? low.value[(i + t) % kQuad] : high.value[(i + t) % kQuad];
+          const Real value =
+              i + t < kQuad ? low.value[(i + t) % kQuad] : high.value[(i + t) % kQuad];
           sums[plane][i] += factor.value[t] * value;
         }
       }
@@ -189,7 +192,8 @@ __device__ __forceinline__ void pooled_gradient_item(const PooledGradientArgumen
   fill_window(a.shape, tile, rows, pitch, k / 2, [&](int row, int column, bool inside, int64_t q) {
     Real value = 0;
     if (inside && a.d_map == nullptr) value = a.d_logit[image + q];
-    if (inside && a.d_map != nullptr) value = sigmoid_backward(a.d_map[image + q], a.map[image + q]);
+    if (inside && a.d_map != nullptr)
+      value = sigmoid_backward(a.d_map[image + q], a.map[image + q]);
     window[row * pitch + column] = value;
   });
   __syncthreads();

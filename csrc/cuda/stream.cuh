@@ -39,10 +39,9 @@ struct Stream {
       pixel = tile * tiling.tile + slot;
       pixel_step = tiling.slots;
       const bool inside = slot < tiling.slots && channel < last_channel;
-      const int64_t end = shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile
-                                                                      : tiling.tile;
-      count = inside ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step
-                     : 0;
+      const int64_t end =
+          shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile : tiling.tile;
+      count = inside ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step : 0;
       at = (image * shape.hw + pixel) * shape.c + channel;
       step = static_cast<unsigned>(int64_t{pixel_step} * shape.c / V);
     } else {

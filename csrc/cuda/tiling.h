@@ -11,9 +11,9 @@
 //   stream, NCHW             elements of a row         V elements         every slots-th row
 //   stream, channels_last    pixels                    V channels         every slots-th pixel
 // A row of NCHW is `group` channels end to end: as many as it takes for V to divide it. So 7 x 7
-// and 14 x 14 maps move in vectors of 16 bytes too, of which some straddle two channels. A reduction
-// wants pixels, not rows: there a slot's channels all have the same place in their rows, hence the
-// same pixels in a vector (`slots` is a multiple of `group`).
+// and 14 x 14 maps move in vectors of 16 bytes too, of which some straddle two channels. A
+// reduction wants pixels, not rows: there a slot's channels all have the same place in their rows,
+// hence the same pixels in a vector (`slots` is a multiple of `group`).
 #pragma once
 
 #include <algorithm>
@@ -78,8 +78,15 @@ inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group,
                             int64_t channels, int64_t extent) {
   const int64_t tiles = ceil_div(extent, tile);
   const int chunks = static_cast<int>(ceil_div(shape.c, channels));
-  return {lanes, slots, group, tile, static_cast<int>(channels),
-          tiles, chunks, shape.n * tiles * chunks, lanes | 1};
+  return {lanes,
+          slots,
+          group,
+          tile,
+          static_cast<int>(channels),
+          tiles,
+          chunks,
+          shape.n * tiles * chunks,
+          lanes | 1};
 }
 
 // Halves the channels of a chunk, in multiples of `step`, until there are `wanted` blocks or a
@@ -92,8 +99,8 @@ inline int64_t chunk_channels(const Shape& shape, int64_t blocks, int64_t step, 
   return steps * step;
 }
 
-// NCHW: where a reduction's slot lays down V results of each lane, so that neighbouring pixels, read
-// back by neighbouring threads, come from different banks: lanes and some more.
+// NCHW: where a reduction's slot lays down V results of each lane, so that neighbouring pixels,
+// read back by neighbouring threads, come from different banks: lanes and some more.
 inline int fold_pitch(int lanes, int vector, int64_t stat_bytes) {
   const int unit = static_cast<int>(std::max<int64_t>(128 / stat_bytes / vector, 1));
   return unit * static_cast<int>(ceil_div(lanes, unit) | 1);
@@ -153,8 +160,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
     const int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
     int64_t pixels = 4 * kBurst * slots;
     const int64_t chunks = ceil_div(shape.c, channels);
-    while (pixels > kBurst * slots &&
-           shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
+    while (pixels > kBurst * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
       pixels /= 2;
     }
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw);
@@ -195,7 +201,9 @@ inline int64_t window_elements(const StencilTiling& tiling, int k) {
 
 inline StencilTiling finish_stencil(const Shape& shape, int k, int rows, int columns) {
   const int64_t down = ceil_div(shape.h, rows), across = ceil_div(shape.w, columns);
-  return {rows, columns, columns + kQuad * tap_quads(k), across, down * across, shape.n * down * across, 0};
+  return {rows,   columns,       columns + kQuad * tap_quads(k),
+          across, down * across, shape.n * down * across,
+          0};
 }
 
 // One thread for each quad of pixels, in whole warps.
@@ -231,8 +239,9 @@ inline WeightTiling weight_tiling(const Shape& shape, int k, int64_t groups) {
   StencilTiling stencil = finish_stencil(shape, k, rows, kQuad * quads);
   if (stencil.pitch / kQuad % 2 == 0) stencil.pitch += kQuad;
   stencil.threads = 2 * k * kWeightRows;
-  const int64_t tiles = shape.n / groups * stencil.tiles;
-  const int64_t blocks = std::min(tiles, std::max(kWeightBlocks / groups, int64_t{1}));
+  const int64_t some = std::max(groups, int64_t{1});  // none only for an empty batch
+  const int64_t tiles = shape.n / some * stencil.tiles;
+  const int64_t blocks = std::min(tiles, std::max(kWeightBlocks / some, int64_t{1}));
   stencil.blocks = groups * blocks;
   return {stencil, groups, tiles, blocks};
 }

@@ -1,5 +1,5 @@
-// The affine view f = scale * x + shift, scale and shift per (image, channel), and what is known per
-// pixel, where a thread needs them.
+// The affine view f = scale * x + shift, scale and shift per (image, channel), and what is known
+// per pixel, where a thread needs them.
 #pragma once
 
 #include "burst.cuh"
@@ -10,7 +10,7 @@ namespace attn_kernels {
 template <class Real, bool kView>
 struct View {
   Real scale, shift;
-  __device__ Real operator()(Real x) const { return fused_multiply_add(scale, x, shift); }
+  __device__ Real operator()(Real x) const { return affine(x, scale, shift); }
 };
 template <class Real>
 struct View<Real, false> {

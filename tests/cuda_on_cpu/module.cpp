@@ -1,4 +1,6 @@
 // csrc/cuda on threads, for pytest.
+#include <cxxabi.h>
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -27,9 +29,8 @@ std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype
   const Order block_order = order == "forward"   ? Order::kForward
                             : order == "reverse" ? Order::kReverse
                                                  : Order::kShuffled;
-  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]), channels_last, k, skew,
-                Launch{block_order, alive, {multiprocessors, l2_bytes}},
-                groups, relu};
+  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]),           channels_last, k,   skew,
+                Launch{block_order, alive, {multiprocessors, l2_bytes}}, groups,        relu};
   std::vector<Bytes> output;
   {
     pybind11::gil_scoped_release unlocked;
@@ -38,17 +39,28 @@ std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype
   return {output.begin(), output.end()};
 }
 
-// The launches of an op: blocks, threads and bytes of shared memory of each.
-using Geometry = std::vector<std::array<std::int64_t, 3>>;
+// The launches of an op: kernel, blocks, threads and bytes of shared memory of each.
+using Geometry = std::vector<std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t>>;
+
+// "gate_kernel", from the address of any of its instances.
+std::string name_of(const void* kernel) {
+  Dl_info info;
+  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "";
+  const std::unique_ptr<char, void (*)(void*)> full(
+      abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr), std::free);
+  const std::string name(full.get(), std::string_view(full.get()).find('<'));
+  return name.substr(name.rfind(':') + 1);
+}
 
 struct Recorder {
   Geometry* launches;
   attn_kernels::Device machine;
 
   template <class Kernel, class... Arguments>
-  void operator()(Kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
+  void operator()(Kernel kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
                   Arguments...) const {
-    launches->push_back({blocks, threads, shared_bytes});
+    const std::string name = name_of(reinterpret_cast<const void*>(kernel));
+    launches->push_back({name, blocks, threads, shared_bytes});
   }
   attn_kernels::Device device() const { return machine; }
   void zero(unsigned*, std::int64_t) const {}
@@ -70,26 +82,24 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   if (op == "channel_pool") {
     attn_kernels::pool<T>(launch, shape, channels_last, x, scale, scale, real, x);
   } else if (op == "channel_pool_backward") {
-    attn_kernels::channel_pool_backward<T>(
-        launch, shape, channels_last, {x, real, scale, scale, real, nullptr, x, grads});
+    attn_kernels::channel_pool_backward<T>(launch, shape, channels_last,
+                                           {x, real, scale, scale, real, nullptr, x, grads});
   } else if (op == "spatial_gate") {
     attn_kernels::spatial_gate<T>(
         launch, shape, channels_last,
         {{x, conv, scale, scale, real, real, real}, view ? x : nullptr, view, x, nullptr});
   } else if (op == "spatial_gate_backward") {
     T* y = view ? x : nullptr;
-    attn_kernels::spatial_gate_backward<T>(
-        launch, shape, channels_last,
-        {x, x, y, conv, real, real, scale, scale, real, real, real, real, nullptr, y, x, real, real,
-         grads, nullptr});
+    attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last,
+                                           {x, x, y, conv, real, real, scale, scale, real, real,
+                                            real, real, nullptr, y, x, real, real, grads, nullptr});
   } else if (op == "spatial_attention") {
     attn_kernels::spatial_attention<T>(launch, shape, channels_last,
                                        {x, conv, scale, scale, real, real, real});
   } else if (op == "spatial_attention_backward") {
-    attn_kernels::spatial_attention_backward<T>(
-        launch, shape, channels_last,
-        {x, conv, real, real, real, scale, scale, real, real, real, real, nullptr, x, real, real,
-         grads});
+    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last,
+                                                {x, conv, real, real, real, scale, scale, real,
+                                                 real, real, real, nullptr, x, real, real, grads});
   }
   return launches;
 }
@@ -113,5 +123,12 @@ Geometry geometry(const std::string& op, const std::string& dtype,
 
 PYBIND11_MODULE(NAME, m) {
   m.def("run", &run);
-  m.def("geometry", &geometry);
+  m.def("geometry",
+        [](const std::string& op, const std::string& dtype, std::array<std::int64_t, 4> shape,
+           bool channels_last, int k, bool aligned, bool view) {
+          const attn_kernels::Device any = Launch().machine;
+          return geometry(op, dtype, shape, channels_last, k, aligned, view, any.multiprocessors,
+                          any.l2_bytes);
+        });
+  m.def("geometry_on", &geometry);
 }

@@ -97,8 +97,8 @@ struct Ops {
 
     View(const Ops& op, bool given)
         : given(given),
-          tiles("tiles", given ? attn_kernels::view_partials<T>(op.at.shape, op.at.channels_last)
-                               : 0),
+          tiles("tiles",
+                given ? attn_kernels::view_partials<T>(op.at.shape, op.at.channels_last) : 0),
           d_scale("d_scale", given ? op.at.shape.n * op.at.shape.c : 0),
           d_shift("d_shift", given ? op.at.shape.n * op.at.shape.c : 0) {}
     attn_kernels::ViewGradients<Real> pointers() {
@@ -184,8 +184,8 @@ struct Ops {
     const auto results = [&] {
       stats.bytes(), weights.bytes(), d_logit.bytes(), d_pooled.bytes(), argmax.bytes();
       view.tiles.bytes();
-      return std::vector<Bytes>{dx.bytes(), d_weight.bytes(), d_bias.bytes(),
-                                view.d_scale.bytes(), view.d_shift.bytes()};
+      return std::vector<Bytes>{dx.bytes(), d_weight.bytes(), d_bias.bytes(), view.d_scale.bytes(),
+                                view.d_shift.bytes()};
     };
     if (!gate) {
       auto d_map = in("d_map", 0);
@@ -203,8 +203,8 @@ struct Ops {
         at.launch, at.shape, at.channels_last,
         {dy.data(), x.data(), y.data(), conv, map.data(), pooled.data(), scale.data(), shift.data(),
          stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(),
-         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(),
-         view.pointers(), counters.data()});
+         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(), view.pointers(),
+         counters.data()});
     auto all = results();
     counters.bytes();
     all.push_back(dr.bytes());
