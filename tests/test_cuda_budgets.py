@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import pytest
+from cuda_on_cpu import build
 
 from benchmarks.budgets import sass, table
 
@@ -81,3 +82,33 @@ def test_a_change_is_named():
     assert f"in_flight {row.in_flight} -> {row.in_flight + 7}" in line
     assert table.differences([row], [row]) == []
     assert "gone" in table.differences([row], [])[0]
+
+
+GATE = """
+#include "gate.cuh"
+template __global__ void attn_kernels::gate_kernel<__half, false, 8, true, false, false, false>(
+    attn_kernels::GateArguments<__half>);
+"""
+
+
+@pytest.fixture(scope="module")
+def gate_source():
+    source = build.CACHE / "gate.cu"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(GATE)
+    return source
+
+
+def test_a_burst_taken_out_is_seen(gate_source):
+    def without_burst(file, text):
+        assert file != "cuda/tiling.h" or "kBurst = 4;" in text
+        return text.replace("kBurst = 4;", "kBurst = 1;")
+
+    kept = {row.key: row for row in table.read()}
+    csrc = build.edited_csrc("no_burst", without_burst)
+    (gate, *others) = table.measure([gate_source], ["sm_90"], csrc)
+    assert not others
+    assert kept[gate.key].in_flight >= 4
+    assert gate.in_flight == 1
+    (line,) = table.differences([kept[gate.key]], [gate])
+    assert "in_flight" in line

@@ -47,7 +47,11 @@ MACHINES = {
     "SM86_RTX3070+half": Machine(
         "SM86_RTX3070", 23, 2 << 20, {"gpgpu_n_clusters": "23", "gpgpu_n_mem": "8"}
     ),
-    # The quarter with 4 MB of L2: half as many bytes per core as an H200 has.
+    # The quarter with 3 MB of L2.
+    "SM7_QV100+quarter+3MB": Machine(
+        "SM7_QV100", 20, 3 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 24)}
+    ),
+    # With 4 MB: half as many bytes per core as an H200 has.
     "SM7_QV100+quarter+4MB": Machine(
         "SM7_QV100", 20, 4 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 32)}
     ),

@@ -27,6 +27,7 @@ CHAINS = (
     *("copy", "ours", "eager", "compile"),
     *("ours_bwd", "eager_bwd", "compile_bwd", "recompute_bwd"),
 )
+TYPES = {"f32": "float", "f16": "__half"}
 COLUMNS = (
     *("config", "chain", "dtype", "layout", "shape", "order", "kernel", "blocks", "threads"),
     *("cycles", "read_N", "write_N", "l2_hit", "resident", "right", "commit", "date", "note"),
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("config", choices=MACHINES)
     parser.add_argument("chains", help=f"some of {','.join(CHAINS)}")
     parser.add_argument("shapes", help="NxCxHxW, some with commas between")
-    parser.add_argument("--dtype", choices=("f32", "f16"), default="f32")
+    parser.add_argument("--dtype", choices=TYPES, default="f32")
     parser.add_argument("--layout", choices=("nchw", "channels_last"), default="nchw")
     parser.add_argument("--csrc", type=Path, default=ROOT / "csrc", help="the sources of `ours`")
     parser.add_argument(
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     machine = MACHINES[options.config]
-    program = build(options.work, options.csrc, machine.cores)
+    program = build(options.work, options.csrc, machine.cores, options.dtype)
     for shape in options.shapes.split(","):
         for chain in options.chains.split(","):
             case = (chain, options.dtype, options.layout, shape)
@@ -65,14 +66,21 @@ def main() -> int:
     return 0
 
 
-def build(work: Path, csrc: Path, cores: int) -> Path:
+def build(work: Path, csrc: Path, cores: int, dtype: str) -> Path:
     """The driver, built anew where a source is younger."""
-    folder = work / f"driver_{cores}_{csrc.resolve().parent.name}"
+    folder = work / f"driver_{cores}_{dtype}_{csrc.resolve().parent.name}"
     program = folder / "gate_sim"
     sources = [*csrc.rglob("*.*h"), *HERE.glob("driver/*"), HERE / "build_driver.sh"]
     newest = max(source.stat().st_mtime for source in sources)
     if not program.exists() or program.stat().st_mtime < newest:
-        command = [HERE / "build_driver.sh", work, csrc.resolve(), str(cores), folder.name]
+        command = [
+            HERE / "build_driver.sh",
+            work,
+            csrc.resolve(),
+            str(cores),
+            TYPES[dtype],
+            folder.name,
+        ]
         subprocess.run([str(word) for word in command], check=True)
     return program
 
@@ -98,11 +106,11 @@ def simulate(
         environment |= {"SIM_CORES": str(machine.cores), "SIM_L2_BYTES": str(machine.l2_bytes)}
     chain, dtype, layout, shape = case
     command = [str(program), chain, dtype, layout, *shape.split("x")]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
-    )
-    (folder / "log").write_text(done.stdout + done.stderr)
-    return done.stdout
+    with (folder / "log").open("w") as output:
+        subprocess.run(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    return (folder / "log").read_text(errors="replace")
 
 
 def rows_of(text: str, machine: Machine, options: argparse.Namespace, case: tuple) -> list[dict]:

@@ -73,7 +73,12 @@ class PerPixel {
   __device__ void begin(const Value* plane, const Stream<kChannelsLast, V>& stream, int64_t hw) {
     plane_ = plane;
     if constexpr (!kChannelsLast) {
-      if (stream.count > 0) load_pixels<V>(plane, stream.pixel, hw, stream.aligned, value_);
+      if (stream.count > 0) {
+        load_pixels<V>(plane, stream.pixel, hw, stream.aligned, value_);
+      } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i) value_[i] = Value(0);
+      }
     }
   }
   // For the k-th vector, the u-th of a burst.

@@ -1,4 +1,4 @@
-// gate_sim CHAIN f32|f16 nchw|channels_last N C H W, to be run in GPGPU-Sim. CHAIN: copy; ours,
+// gate_sim CHAIN DTYPE nchw|channels_last N C H W, to be run in GPGPU-Sim. DTYPE is that of TYPE. CHAIN: copy; ours,
 // eager, compile; the backwards ours_bwd, eager_bwd, compile_bwd, recompute_bwd. Runs the chain
 // once and compares its outputs with plain loops on the CPU.
 #include <cuda_runtime.h>
@@ -115,11 +115,10 @@ int run(const std::string& chain, const Sizes& s) {
 
 int main(int argc, char** argv) {
   if (argc != 8) {
-    std::fprintf(stderr, "usage: %s CHAIN f32|f16 nchw|channels_last N C H W\n", argv[0]);
+    std::fprintf(stderr, "usage: %s CHAIN DTYPE nchw|channels_last N C H W\n", argv[0]);
     return 2;
   }
   const Sizes sizes = {std::atoll(argv[4]), std::atoll(argv[5]), std::atoll(argv[6]),
                        std::atoll(argv[7]), std::string(argv[3]) == "channels_last"};
-  const bool half = std::string(argv[2]) == "f16";
-  return half ? run<__half>(argv[1], sizes) : run<float>(argv[1], sizes);
+  return run<TYPE>(argv[1], sizes);
 }
