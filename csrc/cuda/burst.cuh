@@ -16,10 +16,19 @@ struct Int {
   constexpr __device__ operator int() const { return V; }
 };
 
-// Calls body(first, left) for the vectors [first, first + left) of `count`, the last ones first:
-// where the lowest channel wins it has the last word. left is Int<kBurst>, or fewer at the end.
+// Calls body(first, left) for the vectors [first, first + left) of `count`; left is Int<kBurst>, or
+// fewer in the last call.
 template <class Body>
 __device__ __forceinline__ void for_bursts(int count, Body body) {
+  int first = 0;
+#pragma unroll 1
+  for (; first + kBurst <= count; first += kBurst) body(first, Int<kBurst>());
+  if (first < count) body(first, count - first);
+}
+
+// The same with the last vectors first: where the lowest channel wins, it has the last word.
+template <class Body>
+__device__ __forceinline__ void for_bursts_in_reverse(int count, Body body) {
   int first = count;
 #pragma unroll 1
   while (first >= kBurst) {

@@ -27,8 +27,8 @@ struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
   Out* pooled;
 
   template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u, unsigned step) const {
-    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u, step))};
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
   }
   __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
   template <int V>
@@ -45,7 +45,7 @@ struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
   template <int V>
   __device__ void arrived(Raw<V>&) const {}
   template <int V>
-  __device__ void keep(const Raw<V>&, int64_t, int, unsigned) const {}
+  __device__ void keep(const Raw<V>&, int64_t, int) const {}
   static __device__ void close(Stat& stat, Real part) { stat.sum += part; }
 
   // number_max passes over NaN, which the sum doesn't.
@@ -81,8 +81,8 @@ struct ArgMax : Reduction<T, Candidate<Acc<T>>, kView> {
   int* argmax;
 
   template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u, unsigned step) const {
-    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u, step))};
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
   }
   __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
   template <int V>
@@ -99,7 +99,7 @@ struct ArgMax : Reduction<T, Candidate<Acc<T>>, kView> {
   template <int V>
   __device__ void arrived(Raw<V>&) const {}
   template <int V>
-  __device__ void keep(const Raw<V>&, int64_t, int, unsigned) const {}
+  __device__ void keep(const Raw<V>&, int64_t, int) const {}
   static __device__ void close(Stat&, Real) {}
   static __device__ bool unsure(const Stat&, Pixel) { return false; }
   static __device__ void settle(Stat&, Real, int) {}

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -69,12 +70,17 @@ struct alignas(sizeof(T) * V) Vector {
   T value[V];
 };
 
+// `value`, of which it is known that it is below `limit`. It keeps the compiler from turning a
+// comparison for each element and each turn of an unrolled loop into a register for each.
+__device__ __forceinline__ int below(int value, int limit) { return value < limit ? value : limit; }
+
 // The k-th vector from `base` on, `step` vectors apart: one instruction, a product of two numbers
 // below 2^32 added to 64 bits.
 template <int V, class T>
 __device__ __forceinline__ T* stepped(T* base, unsigned k, unsigned step) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
   const auto bytes = static_cast<uint64_t>(k * static_cast<unsigned>(V * sizeof(T))) * step;
-  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + bytes);
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + bytes);
 }
 
 template <int V, class T>

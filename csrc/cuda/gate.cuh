@@ -31,20 +31,19 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
   if constexpr (kView) scale.begin(a.scale + channels, stream);
   if constexpr (kView) shift.begin(a.shift + channels, stream);
 
+  Walk<V, const T> from(a.x, stream.at, a.tiling);
+  [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling);
+  Walk<V, T> to(a.y, stream.at, a.tiling);
+  const bool has_residual = kTail && a.residual != nullptr;
+
   for_bursts(stream.count, [&](int first, auto left) {
     Vector<T, V> x[kBurst];
     [[maybe_unused]] Vector<T, V> residual[kBurst];
-    const T* from = stream.burst(a.x, first);
-    [[maybe_unused]] const T* added = stream.burst(a.residual, first);
-    T* to = stream.burst(a.y, first);
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
       const int v = within(u, left);
-      x[u] = load_streaming<V>(stepped<V>(from, v, stream.step));
-      if constexpr (kTail) {
-        if (a.residual != nullptr)
-          residual[u] = load_streaming<V>(stepped<V>(added, v, stream.step));
-      }
+      x[u] = load_streaming<V>(from(first, v));
+      if (has_residual) residual[u] = load_streaming<V>(added(first, v));
       if constexpr (kMap) map.fetch(stream, u, first + v);
       if constexpr (kView) scale.fetch(stream, u, first + v);
       if constexpr (kView) shift.fetch(stream, u, first + v);
@@ -58,12 +57,10 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
         y[i] = widen(x[u].value[i]);
         if constexpr (kView) y[i] = affine(y[i], scale(u, i), shift(u, i));
         if constexpr (kMap) y[i] *= map(u, i);
-        if constexpr (kTail) {
-          if (a.residual != nullptr) y[i] += widen(residual[u].value[i]);
-          if (a.relu) y[i] = relu(y[i]);
-        }
+        if (has_residual) y[i] += widen(residual[u].value[i]);
+        if (kTail && a.relu) y[i] = relu(y[i]);
       }
-      store_streaming(stepped<V>(to, u, stream.step), y);
+      store_streaming(to(first, u), y);
     }
   });
 }

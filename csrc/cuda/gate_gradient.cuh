@@ -35,10 +35,8 @@ struct GateGradient : Reduction<T, GateStat<Acc<T>>, kView> {
 
   // x is not read again soon, but through a view; dr is.
   template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u, unsigned step) const {
-    const auto in = [&](const T* tensor) {
-      return this->template vector<V>(tensor, at, first, u, step);
-    };
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    const auto in = [&](const T* tensor) { return this->template vector<V>(tensor, at, first, u); };
     Raw<V> raw;
     raw.x = kView ? attn_kernels::load<V>(in(this->x)) : load_streaming<V>(in(this->x));
     raw.dr = attn_kernels::load<V>(in(dy));
@@ -56,8 +54,9 @@ struct GateGradient : Reduction<T, GateStat<Acc<T>>, kView> {
     }
   }
   template <int V>
-  __device__ void keep(const Raw<V>& raw, int64_t at, int k, unsigned step) const {
-    if constexpr (kRelu) *reinterpret_cast<Vector<T, V>*>(stepped<V>(dr + at, k, step)) = raw.dr;
+  __device__ void keep(const Raw<V>& raw, int64_t at, int k) const {
+    if constexpr (kRelu)
+      *reinterpret_cast<Vector<T, V>*>(stepped<V>(dr + at, k, this->tiling.step)) = raw.dr;
   }
 
   __device__ Pixel pixel(int64_t image, int64_t pixel) const {

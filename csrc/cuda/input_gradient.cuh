@@ -101,16 +101,17 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
   constexpr int kSums = kChannelsLast ? V : 1;
   ViewGradient<Real> sum[kSums] = {};
 
+  [[maybe_unused]] Walk<V, const T> from(a.dr, stream.at, a.tiling);
+  [[maybe_unused]] Walk<V, const T> from_x(a.x, stream.at, a.tiling);
+  Walk<V, T> to(a.dx, stream.at, a.tiling);
+
   for_bursts(stream.count, [&](int first, auto left) {
     [[maybe_unused]] Vector<T, V> dr[kBurst], x[kBurst];
-    [[maybe_unused]] const T* from = stream.burst(a.dr, first);
-    [[maybe_unused]] const T* from_x = stream.burst(a.x, first);
-    T* to = stream.burst(a.dx, first);
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
       const int v = within(u, left), k = first + v;
-      if constexpr (kDr) dr[u] = load_streaming<V>(stepped<V>(from, v, stream.step));
-      if constexpr (kView) x[u] = load_streaming<V>(stepped<V>(from_x, v, stream.step));
+      if constexpr (kDr) dr[u] = load_streaming<V>(from(first, v));
+      if constexpr (kView) x[u] = load_streaming<V>(from_x(first, v));
       if constexpr (kDr && kPixels) map.fetch(stream, u, k);
       if constexpr (kPixels) {
         d_mean.fetch(stream, u, k);
@@ -122,7 +123,8 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
       if (u >= left) break;
-      const int k = first + u, channel = stream.channel + k * stream.channel_step;
+      const int k = first + u;
+      const int channel = below(stream.channel + k * stream.channel_step, a.shape.c);
       [[maybe_unused]] ViewGradient<Real> found = {}, next = {};  // next: of the next channel
       Real dx[V];
 #pragma unroll
@@ -147,7 +149,7 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
           of.shift += df;
         }
       }
-      store_streaming(stepped<V>(to, u, stream.step), dx);
+      store_streaming(to(first, u), dx);
       if constexpr (kView && !kChannelsLast) {
         const int row = stream.slot + k * a.tiling.slots;
         auto* entry = shared + (row * (a.tiling.lanes + 1) + stream.lane) * kEntries;

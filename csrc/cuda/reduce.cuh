@@ -8,9 +8,9 @@
 //     `step` vectors from element `at` on
 //   arrived(raw)                    what can be said of a vector once it is there
 //   add(stat, part, pixel, raw, i, view, channel)   takes in element i of raw. What is summed goes
-//     to `part`, which begins at 0 for each burst and ends in close(stat, part): sums of short
-//     batches lose fewer bits. Channels come in descending order.
-//   keep(raw, at, k, step)          writes what is to be kept of a vector
+//     to `part`, which begins at -0 (so the first sum is free) for each burst and ends in
+//     close(stat, part): sums of short batches lose fewer bits. Channels come in descending order.
+//   keep(raw, at, k)                writes what is to be kept of a vector
 //   unsure(stat, pixel), settle(stat, value, channel)   add() may be wrong where NaN is met, if
 //     unsure() then says so: all channels are visited once more, also in descending order.
 //   finish(image, pixel, stat)      writes what is known of a pixel from all channels
@@ -36,8 +36,8 @@ struct Reduction {
 
   // In a tensor shaped like x.
   template <int V>
-  __device__ const T* vector(const T* tensor, int64_t at, int first, int u, unsigned step) const {
-    return stepped<V>(stepped<V>(tensor + at, first, step), u, step);
+  __device__ const T* vector(const T* tensor, int64_t at, int first, int u) const {
+    return stepped<V>(stepped<V>(tensor + at, first, tiling.step), u, tiling.step);
   }
 
   __device__ View<Real, kView> view(int64_t image, int channel) const {
@@ -89,23 +89,24 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
   const int channel = block.first_channel + slot;
   const int count = (block.last_channel - channel + slots - 1) / slots;
   const int64_t at = (block.image * shape.c + channel) * shape.hw + block.start + j;
-  const auto step = static_cast<unsigned>(slots * shape.hw / V);  // vectors
 
   typename Op::Pixel pixel[V];
   op.template pixels<V>(block.image, block.start + j, pixel);
   Stat stat[V];
 #pragma unroll
   for (int i = 0; i < V; ++i) stat[i] = op.none();
-  for_bursts(count, [&](int first, auto left) {
+  for_bursts_in_reverse(count, [&](int first, auto left) {
     typename Op::template Raw<V> raw[kBurst];
     View<Real, Op::kView> view[kBurst];
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
       const int k = first + within(u, left);
-      raw[u] = op.template load<V>(at, first, within(u, left), step);
+      raw[u] = op.template load<V>(at, first, within(u, left));
       view[u] = op.view(block.image, channel + k * slots);
     }
-    Real part[V] = {};
+    Real part[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) part[i] = Real(-0.0);
 #pragma unroll
     for (int u = kBurst - 1; u >= 0; --u) {
       if (u >= left) continue;
@@ -117,7 +118,7 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
       }
       // A vector that begins before the tile is kept by the block or slot in whose pixels it
       // begins.
-      if (j >= 0) op.keep(raw[u], at, k, step);
+      if (j >= 0) op.keep(raw[u], at, k);
     }
 #pragma unroll
     for (int i = 0; i < V; ++i) op.close(stat[i], part[i]);
@@ -129,7 +130,7 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
   if (unsure) {
 #pragma unroll 1
     for (int k = count - 1; k >= 0; --k) {
-      const auto raw = op.template load<V>(at, k, 0, step);
+      const auto raw = op.template load<V>(at, k, 0);
       const auto view = op.view(block.image, channel + k * slots);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
@@ -153,7 +154,6 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
   const int lane = threadIdx.x % lanes, slot = threadIdx.x / lanes;
   const int channel = block.first_channel + lane * V;
   const int count = (block.last_channel - channel + lanes * V - 1) / (lanes * V);
-  const auto step = static_cast<unsigned>(int64_t{slots} * shape.c / V);  // vectors
   if (slot >= slots) return;
 
   for (int j = slot; j < block.count; j += kBurst * slots) {
@@ -173,11 +173,13 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
       View<Real, Op::kView> view[V];
 #pragma unroll
       for (int u = 0; u < kBurst; ++u) {
-        raw[u] = op.template load<V>(place(k), 0, within(u, left), step);
+        raw[u] = op.template load<V>(place(k), 0, within(u, left));
       }
 #pragma unroll
       for (int i = 0; i < V; ++i) view[i] = op.view(block.image, channel + k * lanes * V + i);
-      Real part[kBurst] = {};
+      Real part[kBurst];
+#pragma unroll
+      for (int u = 0; u < kBurst; ++u) part[u] = Real(-0.0);
 #pragma unroll
       for (int u = 0; u < kBurst; ++u) op.arrived(raw[u]);
 #pragma unroll
@@ -190,7 +192,7 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
 #pragma unroll
       for (int u = 0; u < kBurst; ++u) {
         op.close(stat[u], part[u]);
-        if (u < left) op.keep(raw[u], place(k), u, step);
+        if (u < left) op.keep(raw[u], place(k), u);
       }
     }
 #pragma unroll
@@ -199,7 +201,7 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
       if (op.unsure(stat[u], pixel[u])) {
 #pragma unroll 1
         for (int k = count - 1; k >= 0; --k) {
-          const auto raw = op.template load<V>(place(k), 0, u, step);
+          const auto raw = op.template load<V>(place(k), 0, u);
 #pragma unroll
           for (int i = V - 1; i >= 0; --i) {
             const int at_channel = channel + k * lanes * V + i;

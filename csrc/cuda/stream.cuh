@@ -10,8 +10,7 @@ namespace attn_kernels {
 template <bool kChannelsLast, int V>
 struct Stream {
   int64_t image, tile;
-  int64_t at;     // the first vector, in a tensor shaped like x
-  unsigned step;  // from vector to vector, in vectors
+  int64_t at;  // the first vector, in a tensor shaped like x
   int count;
   int64_t pixel;     // of the first vector's first element
   int pixel_step;    // channels_last; with NCHW all vectors have the same pixels
@@ -43,7 +42,7 @@ struct Stream {
           shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile : tiling.tile;
       count = inside ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step : 0;
       at = (image * shape.hw + pixel) * shape.c + channel;
-      step = static_cast<unsigned>(int64_t{pixel_step} * shape.c / V);
+      if (channel >= last_channel) channel = 0;  // any that is there: nothing is visited
     } else {
       pixel = tile * tiling.tile + lane * V;
       const bool inside = slot < tiling.slots && pixel < tiling.group * shape.hw;
@@ -52,17 +51,28 @@ struct Stream {
       channel_step = tiling.slots * tiling.group;
       count = inside ? (last_channel - channel + channel_step - 1) / channel_step : 0;
       pixel_step = 0;
-      step = static_cast<unsigned>(channel_step * shape.hw / V);
-      for (; inside && pixel >= shape.hw; ++channel) pixel -= shape.hw;
+      if (!inside) pixel = 0;
+      for (; pixel >= shape.hw; ++channel) pixel -= shape.hw;
       if (shape.hw - pixel < V) split = static_cast<int>(shape.hw - pixel);
     }
   }
+};
 
-  // The first vector of a burst that begins with the k-th, in `tensor`.
-  template <class T>
-  __device__ T* burst(T* tensor, int k) const {
-    return stepped<V>(tensor + at, k, step);
+// A tensor shaped like x, as a thread goes through it.
+template <int V, class T>
+class Walk {
+ public:
+  // Null, where there is no tensor, stays null.
+  __device__ Walk(T* tensor, int64_t at, const Tiling& tiling)
+      : first_(tensor != nullptr ? tensor + at : nullptr), tiling_(tiling) {}
+  // Vector u of the burst that begins with vector `first`.
+  __device__ T* operator()(int first, int u) const {
+    return stepped<V>(stepped<V>(first_, first, tiling_.step), u, tiling_.step);
   }
+
+ private:
+  T* first_;
+  const Tiling& tiling_;
 };
 
 // What is known per pixel, in planes of hw contiguous values.
@@ -73,12 +83,7 @@ class PerPixel {
   __device__ void begin(const Value* plane, const Stream<kChannelsLast, V>& stream, int64_t hw) {
     plane_ = plane;
     if constexpr (!kChannelsLast) {
-      if (stream.count > 0) {
-        load_pixels<V>(plane, stream.pixel, hw, stream.aligned, value_);
-      } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i) value_[i] = Value(0);
-      }
+      load_pixels<V>(plane, stream.pixel, hw, stream.aligned, value_);
     }
   }
   // For the k-th vector, the u-th of a burst.
@@ -102,7 +107,6 @@ class PerChannel {
     row_ = row;
     split_ = stream.split;
     if constexpr (kChannelsLast) {
-      if (stream.count == 0) return;
 #pragma unroll
       for (int i = 0; i < V; ++i) value_[i] = row[stream.channel + i];
     }

@@ -31,6 +31,8 @@ constexpr int64_t kSharedBytes = 48 * 1024;  // of a block, without asking for m
 constexpr int64_t kReduceBlocks = 528;
 constexpr int64_t kStreamBlocks = 1056;
 constexpr int64_t kWeightBlocks = 528;
+// A thread's steps are counted in 32 bits.
+constexpr int64_t kLargestStep = (int64_t{1} << 32) - 1;
 // Vectors of a thread that are on their way at the same time (burst.cuh).
 constexpr int kBurst = 4;
 
@@ -57,7 +59,8 @@ struct Tiling {
   int64_t tiles;  // of an image
   int chunks;     // of the channels: the blocks of a tile
   int64_t blocks;
-  int pitch;  // of what a reduction lays down in shared memory (reduce.cuh)
+  unsigned step;  // vectors from a thread's vector to its next
+  int pitch;      // of what a reduction lays down in shared memory (reduce.cuh)
 
   int threads() const { return lanes * slots; }
 };
@@ -75,7 +78,7 @@ inline int row_group(int64_t hw, int vector) {
 }
 
 inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group, int64_t tile,
-                            int64_t channels, int64_t extent) {
+                            int64_t channels, int64_t extent, int64_t step) {
   const int64_t tiles = ceil_div(extent, tile);
   const int chunks = static_cast<int>(ceil_div(shape.c, channels));
   return {lanes,
@@ -86,6 +89,7 @@ inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group,
           tiles,
           chunks,
           shape.n * tiles * chunks,
+          static_cast<unsigned>(step),
           lanes | 1};
 }
 
@@ -120,7 +124,8 @@ inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
     if (tiles() < kReduceBlocks) pixels = kBurst * slots;
     while (tiles() < kReduceBlocks && lanes * slots >= 128) pixels = kBurst * (slots /= 2);
     const int64_t channels = chunk_channels(shape, tiles(), int64_t{lanes} * vector, kFewTiles);
-    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw);
+    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
+                         slots * shape.c / vector);
   }
   const int group = row_group(shape.hw, vector);
   const int astray = vector - vector / group;  // elements of a slot's first vector before its tile
@@ -136,10 +141,12 @@ inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
   lanes = ceil_div(tile + astray, vector);
   const int pitch = fold_pitch(static_cast<int>(lanes), vector, stat_bytes);
   const int64_t slots = std::min({(tiles < kReduceBlocks ? kMaxThreads : kThreads) / lanes,
-                                  kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c}});
+                                  kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c},
+                                  std::max(kLargestStep / shape.hw * vector, int64_t{1})});
   const int64_t step = std::max<int64_t>(slots / group, 1) * group;
   Tiling tiling = finish_tiling(shape, static_cast<int>(lanes), static_cast<int>(step), group, tile,
-                                chunk_channels(shape, tiles, step, kFewTiles), shape.hw);
+                                chunk_channels(shape, tiles, step, kFewTiles), shape.hw,
+                                step * shape.hw / vector);
   tiling.pitch = pitch;
   return tiling;
 }
@@ -163,12 +170,14 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
     while (pixels > kBurst * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
       pixels /= 2;
     }
-    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw);
+    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
+                         slots * shape.c / vector);
   }
   const int group = row_group(shape.hw, vector);
   const int64_t row = group * shape.hw, rows = shape.c / group;
   const int lanes = static_cast<int>(even_part(row / vector, 64));
-  const int slots = static_cast<int>(std::min<int64_t>(kThreads / lanes, rows));
+  const int slots = static_cast<int>(std::min(
+      {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
   int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, wanted);
@@ -176,7 +185,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
     const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
     channels = std::min(channels, most);
   }
-  return finish_tiling(shape, lanes, slots, group, tile, channels, row);
+  return finish_tiling(shape, lanes, slots, group, tile, channels, row, slots * row / vector);
 }
 
 // A convolution's tile: `rows` x `columns` of an image. A window around it holds K - 1 rows more,
