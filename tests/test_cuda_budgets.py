@@ -112,3 +112,35 @@ def test_a_burst_taken_out_is_seen(gate_source):
     assert gate.in_flight == 1
     (line,) = table.differences([kept[gate.key]], [gate])
     assert "in_flight" in line
+
+
+# Plain maps in float16, NCHW: 16-byte loads in flight, at least, and instructions per 16 bytes.
+LIMITS = {
+    "reduce_kernel<Pool<__half, float, false>, false, 8>": (4, 30),
+    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 24),
+    "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
+    "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
+}
+
+
+@pytest.mark.parametrize("kernel", LIMITS)
+def test_streams_are_what_they_should_be(kernel):
+    loads, instructions = LIMITS[kernel]
+    loops = [r for r in table.read() if r.kernel == kernel and r.architecture == "sm_90"]
+    stream = max(loops, key=lambda row: (row.load_bytes, row.loads))
+    assert stream.load_bytes == 16
+    assert stream.in_flight >= loads
+    assert stream.per_16_bytes <= instructions
+
+
+def test_every_kernel_of_wide_vectors_has_a_burst():
+    """Of those that go through x; what else is small."""
+    through_x = ("gate_kernel<", "input_gradient_kernel<", "reduce_kernel<")
+    widest = {}
+    for row in table.read():
+        if row.kernel.startswith(through_x) and row.load_bytes == 16:
+            key = (row.kernel, row.architecture)
+            widest[key] = max(widest.get(key, 0), row.in_flight)
+    assert widest
+    few = [key for key, loads in widest.items() if loads < 4]
+    assert not few, few

@@ -1,11 +1,13 @@
 """The ordered launch of the spatial gate, on threads: the same bits as launches one by one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from cuda_on_cpu import build, check
 
 # Of L2: less than x has below, while the images between both looks fit.
-L2 = 20 * 1024
+L2 = 22 * 1024
 CASES = {
     "plain": {},
     "view": {"view": True},
@@ -55,3 +57,34 @@ def test_in_any_order_of_blocks_and_with_one_alive(module, order, alive):
     given = inputs(view=True, residual=True, relu=True)
     expected = results(module, given)
     assert results(module, given, machine=(3, L2), order=order, alive=alive) == expected
+
+
+def test_two_at_once(module):
+    """As on two streams: each launch has counters of its own."""
+    given = [inputs(shape=(16, c, 6, 8), relu=True) for c in (8, 12)]
+    expected = [results(module, g) for g in given]
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda g: results(module, g, machine=(1, L2)), given))
+    assert both == expected
+
+
+H200 = (132, 50 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernels"),
+    [
+        ((256, 64, 112, 112), ["ordered_kernel"]),
+        ((256, 256, 56, 56), ["ordered_kernel"]),
+        # All of x is in L2.
+        ((8, 256, 56, 56), ["reduce_kernel", "map_kernel", "gate_kernel"]),
+        # An item of the first look takes a whole image: too many images between both looks.
+        ((256, 1024, 14, 14), ["reduce_kernel", "map_kernel", "gate_kernel"]),
+    ],
+)
+def test_when_it_pays(module, shape, kernels):
+    found = module.geometry_on("spatial_gate", "float16", shape, False, 7, True, False, *H200)
+    assert [kernel for kernel, *_ in found] == kernels
+    for _, blocks, threads, shared_bytes in found:
+        assert blocks * threads >= 132 * 256
+        assert shared_bytes <= 48 * 1024

@@ -110,7 +110,8 @@ bool ordered_spatial_gate(const Launch& launch, const Shape& shape, bool channel
         tiling.blocks,
         tiling.threads(),
         0};
-    ran = launch_ordered(launch, shape.n, bytes_of<T>(shape), first.arguments.tiling.chunks,
+    ran = launch_ordered(launch, {shape.n, bytes_of<T>(shape), bytes_of<T>(shape)},
+                         first.arguments.tiling.chunks,
                          by_item<ReduceItems<Op, kChannelsLast, V>>(first),
                          by_item<MapItems<Real>>(stencil), second, op.counters);
   });
@@ -190,7 +191,7 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
                                           op.d_logit,
                                           op.argmax});
     // With a view x is read twice, too.
-    const int64_t bytes = bytes_of<T>(shape) * (kView ? 2 : 1);
+    const int64_t map_bytes = bytes_of<T>(shape), bytes = map_bytes * (kView ? 2 : 1);
     const auto stencil =
         pooled_gradient_stage<Real>(shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
     auto second = input_gradient_stage(kChannelsLast, V, arguments, op.view);
@@ -200,7 +201,7 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
       second.arguments.tiling = tiling;
       second.blocks = tiling.blocks;
     }
-    ran = launch_ordered(launch, shape.n, bytes, first.arguments.tiling.chunks,
+    ran = launch_ordered(launch, {shape.n, bytes, map_bytes}, first.arguments.tiling.chunks,
                          by_item<ReduceItems<Op, kChannelsLast, V>>(first),
                          by_item<PooledGradientItems<Real>>(stencil),
                          by_item<InputGradientItems<T, kChannelsLast, V, kView>>(second),

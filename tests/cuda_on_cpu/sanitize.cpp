@@ -58,7 +58,7 @@ void run_weight_gradient_in_one_block() {
 
 // Images enough for a launch of all stages at once: x is larger than this L2, its images are not.
 void run_ordered() {
-  const Case at{Shape(8, 4, 4, 4), false, 3, 0, Launch{Order::kShuffled, 2, {1, 1600}}};
+  const Case at{Shape(16, 4, 4, 4), false, 3, 0, Launch{Order::kShuffled, 2, {1, 3600}}};
   run_all<float>(at);
 }
 
