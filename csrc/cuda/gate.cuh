@@ -66,7 +66,7 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
 }
 
 template <class T, bool kChannelsLast, int V, bool kMap, bool kView, bool kTail, bool kSplit>
-__global__ void __launch_bounds__(kThreads, 1) gate_kernel(GateArguments<T> arguments) {
+__global__ void __launch_bounds__(kThreads, 2) gate_kernel(GateArguments<T> arguments) {
   const unsigned item = item_in_reverse();
   gate_item<T, kChannelsLast, V, kMap, kView, kTail, kSplit>(arguments, item);
 }

@@ -125,11 +125,14 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
       if (u >= left) break;
       const int k = first + u;
       const int channel = below(stream.channel + k * stream.channel_step, a.shape.c);
-      [[maybe_unused]] ViewGradient<Real> found = {}, next = {};  // next: of the next channel
+      [[maybe_unused]] ViewGradient<Real> found = {}, before = {};  // before: of the channel before
       Real dx[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        [[maybe_unused]] const bool is_next = !kChannelsLast && kEntries > 1 && i >= stream.split;
+        if (kSplit && i == stream.split) {
+          before = found;
+          found = {};
+        }
         Real df = 0;
         if constexpr (kPixels) df = d_mean(u, i) * inverse_c;
         if constexpr (kPixels && kDr) {
@@ -144,7 +147,7 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
         dx[i] = df;
         if constexpr (kView) {
           dx[i] = scale(u, i) * df;
-          ViewGradient<Real>& of = kChannelsLast ? sum[i % kSums] : (is_next ? next : found);
+          ViewGradient<Real>& of = kChannelsLast ? sum[i % kSums] : found;
           of.scale += df * widen(x[u].value[i]);
           of.shift += df;
         }
@@ -153,8 +156,8 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
       if constexpr (kView && !kChannelsLast) {
         const int row = stream.slot + k * a.tiling.slots;
         auto* entry = shared + (row * (a.tiling.lanes + 1) + stream.lane) * kEntries;
-        entry[0] = found;
-        if constexpr (kSplit) entry[1] = next;
+        entry[0] = stream.split < V ? before : found;
+        if constexpr (kSplit) entry[1] = found;
       }
     }
   });
@@ -174,7 +177,7 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
 }
 
 template <class T, bool kChannelsLast, int V, bool kDr, bool kPixels, bool kView, bool kSplit>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, kSplit ? 1 : 2)
     input_gradient_kernel(InputGradientArguments<T> arguments) {
   const unsigned item = item_in_reverse();
   input_gradient_item<T, kChannelsLast, V, kDr, kPixels, kView, kSplit>(arguments, item);

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "device.cuh"
+#include "tiling.h"
 
 namespace attn_kernels {
 
@@ -58,7 +59,7 @@ __device__ __forceinline__ void wait_for(unsigned* counter, unsigned wanted) {
 
 // A Stage does its item-th item of all when it is called; threads beyond those it wants do nothing.
 template <class First, class Stencil, class Second>
-__global__ void __launch_bounds__(kMaxThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     ordered_kernel(Ordered o, First first, Stencil stencil, Second second) {
   auto* mine = reinterpret_cast<unsigned*>(dynamic_shared<unsigned char>() + o.shared_bytes);
   while (true) {

@@ -57,7 +57,9 @@ bool launch_ordered(const Launch& launch, const Twice& twice, int chunks, const 
   const int64_t items = (first.blocks + stencil.blocks + second.blocks) / images;
   int64_t shared = std::max({first.shared_bytes, stencil.shared_bytes, second.shared_bytes});
   shared = ceil_div(shared, kTicketBytes) * kTicketBytes;
+  const int threads = std::max({first.threads, stencil.threads, second.threads});
   if (steps * items > kMostTickets || shared + kTicketBytes > kSharedBytes) return false;
+  if (threads > kThreads) return false;
   const auto of_image = [=](int64_t blocks) { return static_cast<unsigned>(blocks / images); };
   const Ordered o{
       static_cast<unsigned>(images),
@@ -68,8 +70,7 @@ bool launch_ordered(const Launch& launch, const Twice& twice, int chunks, const 
       counters};
   launch.zero(counters, 1 + 2 * images);
   launch(ordered_kernel<First, Stencil, Second>, int64_t{device.multiprocessors} * kOrderedBlocks,
-         std::max({first.threads, stencil.threads, second.threads}), shared + kTicketBytes, o,
-         first.arguments, stencil.arguments, second.arguments);
+         threads, shared + kTicketBytes, o, first.arguments, stencil.arguments, second.arguments);
   return true;
 }
 

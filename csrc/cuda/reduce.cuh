@@ -249,7 +249,7 @@ __device__ __forceinline__ void reduce_item(const Op& op, unsigned item) {
 }
 
 template <class Op, bool kChannelsLast, int V>
-__global__ void __launch_bounds__(kMaxThreads, 1) reduce_kernel(Op op) {
+__global__ void __launch_bounds__(kThreads, 2) reduce_kernel(Op op) {
   reduce_item<Op, kChannelsLast, V>(op, blockIdx.x);
 }
 

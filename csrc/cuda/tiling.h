@@ -23,7 +23,7 @@
 
 namespace attn_kernels {
 
-constexpr int kMaxThreads = 512;
+constexpr int kMaxThreads = 512;  // of any kernel
 constexpr int kThreads = 256;
 constexpr int64_t kSharedBytes = 48 * 1024;  // of a block, without asking for more
 // Blocks that keep a large GPU busy: four on each of 132 multiprocessors, and again as many for
@@ -94,10 +94,11 @@ inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group,
 }
 
 // Halves the channels of a chunk, in multiples of `step`, until there are `wanted` blocks or a
-// thread is left with one burst.
-inline int64_t chunk_channels(const Shape& shape, int64_t blocks, int64_t step, int64_t wanted) {
+// thread is left with `least` steps.
+inline int64_t chunk_channels(const Shape& shape, int64_t blocks, int64_t step, int64_t least,
+                              int64_t wanted) {
   int64_t steps = ceil_div(shape.c, step);
-  while (steps >= 2 * kBurst && blocks * ceil_div(shape.c, steps * step) < wanted) {
+  while (steps >= 2 * least && blocks * ceil_div(shape.c, steps * step) < wanted) {
     steps = ceil_div(steps, 2);
   }
   return steps * step;
@@ -115,15 +116,18 @@ inline int fold_pitch(int lanes, int vector, int64_t stat_bytes) {
 // and a second kernel folds what those found.
 inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
                             int64_t stat_bytes) {
-  constexpr int64_t kFewTiles = kReduceBlocks / 4;
+  const auto chunk = [&](int64_t tiles, int64_t step, int64_t least) {
+    const bool few = tiles < kReduceBlocks / 4;
+    return chunk_channels(shape, tiles, step, least, few ? kReduceBlocks / 2 : 0);
+  };
   if (channels_last) {
     const int lanes = static_cast<int>(even_part(shape.c / vector, 32));
     int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
     int64_t pixels = 2 * kBurst * slots;
     const auto tiles = [&] { return shape.n * ceil_div(shape.hw, pixels); };
     if (tiles() < kReduceBlocks) pixels = kBurst * slots;
-    while (tiles() < kReduceBlocks && lanes * slots >= 128) pixels = kBurst * (slots /= 2);
-    const int64_t channels = chunk_channels(shape, tiles(), int64_t{lanes} * vector, kFewTiles);
+    while (tiles() < kReduceBlocks && lanes * slots >= 256) pixels = kBurst * (slots /= 2);
+    const int64_t channels = chunk(tiles(), int64_t{lanes} * vector, 1);
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
                          slots * shape.c / vector);
   }
@@ -140,13 +144,12 @@ inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
   const int64_t tile = pixels(), tiles = shape.n * ceil_div(shape.hw, tile);
   lanes = ceil_div(tile + astray, vector);
   const int pitch = fold_pitch(static_cast<int>(lanes), vector, stat_bytes);
-  const int64_t slots = std::min({(tiles < kReduceBlocks ? kMaxThreads : kThreads) / lanes,
-                                  kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c},
-                                  std::max(kLargestStep / shape.hw * vector, int64_t{1})});
+  const int64_t slots =
+      std::min({kThreads / lanes, kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c},
+                std::max(kLargestStep / shape.hw * vector, int64_t{1})});
   const int64_t step = std::max<int64_t>(slots / group, 1) * group;
   Tiling tiling = finish_tiling(shape, static_cast<int>(lanes), static_cast<int>(step), group, tile,
-                                chunk_channels(shape, tiles, step, kFewTiles), shape.hw,
-                                step * shape.hw / vector);
+                                chunk(tiles, step, kBurst), shape.hw, step * shape.hw / vector);
   tiling.pitch = pitch;
   return tiling;
 }
@@ -180,7 +183,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
       {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
-  int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, wanted);
+  int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, kBurst, wanted);
   if (row_bytes > 0) {
     const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
     channels = std::min(channels, most);
