@@ -11,16 +11,16 @@ gpu_sim_cycle = 1000
 gpu_warp_cycles = 32000
 L2_total_cache_accesses = 100
 L2_total_cache_misses = 60
-n_cmd=9 n_nop=1 n_act=1 n_pre=1 n_ref_event=0 n_req=1 n_rd=5 n_rd_L2_A=1 n_write=2 n_wr_bk=1 bw_util=0.5
-n_cmd=9 n_nop=1 n_act=1 n_pre=1 n_ref_event=0 n_req=1 n_rd=3 n_rd_L2_A=0 n_write=0 n_wr_bk=0 bw_util=0.5
+n_cmd=9 n_nop=1 n_req=1 n_rd=5 n_rd_L2_A=1 n_write=2 n_wr_bk=1 bw_util=0.5
+n_cmd=9 n_nop=1 n_req=1 n_rd=3 n_rd_L2_A=0 n_write=0 n_wr_bk=0 bw_util=0.5
 LAUNCH blocks=3 threads=64 shared=128
 kernel_name = _ZN4base11copy_kernelEPK5uint4PS0_i
 gpu_sim_cycle = 500
 gpu_warp_cycles = 1000
 L2_total_cache_accesses = 150
 L2_total_cache_misses = 70
-n_cmd=9 n_nop=1 n_act=1 n_pre=1 n_ref_event=0 n_req=1 n_rd=10 n_rd_L2_A=1 n_write=2 n_wr_bk=1 bw_util=0.5
-n_cmd=9 n_nop=1 n_act=1 n_pre=1 n_ref_event=0 n_req=1 n_rd=3 n_rd_L2_A=0 n_write=0 n_wr_bk=0 bw_util=0.5
+n_cmd=9 n_nop=1 n_req=1 n_rd=10 n_rd_L2_A=1 n_write=2 n_wr_bk=1 bw_util=0.5
+n_cmd=9 n_nop=1 n_req=1 n_rd=3 n_rd_L2_A=0 n_write=0 n_wr_bk=0 bw_util=0.5
 """
 
 
