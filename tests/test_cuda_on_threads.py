@@ -191,7 +191,7 @@ def test_small_maps_fill_a_gpu_too(module, shape, channels_last):
             op, dtype, shape, channels_last, 7, True, False
         ):
             if kernel in OF_X:
-                assert blocks >= 48, (dtype, kernel, blocks, threads)
+                assert blocks >= 24, (dtype, kernel, blocks, threads)
                 assert blocks * threads >= min(20_000, vectors // 8), (dtype, kernel, blocks)
 
 
