@@ -9,6 +9,8 @@
 
 #include <limits>
 
+#include "tiling.h"
+
 namespace attn_kernels {
 
 inline bool is_on_gpu(const torch::stable::Tensor& tensor) { return tensor.is_cuda(); }
@@ -20,6 +22,20 @@ class CudaLaunch {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  Device device() const {
+    int device = 0, multiprocessors = 0, l2_bytes = 0;
+    STD_CUDA_CHECK(cudaGetDevice(&device));
+    STD_CUDA_CHECK(
+        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
+    return {multiprocessors, l2_bytes};
+  }
+
+  // On the stream, so that a captured graph does it again at each replay.
+  void zero(unsigned* memory, int64_t count) const {
+    STD_CUDA_CHECK(cudaMemsetAsync(memory, 0, count * sizeof(unsigned), stream_));
   }
 
   template <class... Parameters, class... Arguments>

@@ -11,7 +11,7 @@
 
 #include "../common/spatial_operands.h"
 #include "cuda_launch.h"
-#include "launch.h"
+#include "launch_gate.h"
 
 namespace attn_kernels {
 
@@ -128,6 +128,11 @@ inline Tensor saved_planes(const char* name, const Tensor& planes, int64_t count
   check_device(name, planes, x);
   check_statistic(planes, x, count);
   return aligned(planes);
+}
+
+// Of the ordered launch; of this call alone, so that calls on several streams don't meet.
+inline Tensor new_counters(const FeatureMap& x) {
+  return empty(x, std::array{ordered_counters(shape_of(x))}, ScalarType::Int);
 }
 
 // A new contiguous tensor (N, planes, H, W).

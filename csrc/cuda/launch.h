@@ -76,14 +76,35 @@ int64_t reduce_partials(const Shape& shape, bool channels_last) {
   return most;
 }
 
-// Runs a reduction (reduce.cuh) whose tiling is yet to be made.
-template <bool kChannelsLast, int V, class Launch, class Op>
-void reduce(const Launch& launch, Op op) {
+// What a launch is made of.
+template <class Arguments>
+struct Stage {
+  Arguments arguments;
+  int64_t blocks;
+  int threads;
+  int64_t shared_bytes;
+
+  template <class Launch>
+  void operator()(const Launch& launch, void (*kernel)(Arguments)) const {
+    launch(kernel, blocks, threads, shared_bytes, arguments);
+  }
+};
+
+// A reduction (reduce.cuh) whose tiling is yet to be made.
+template <bool kChannelsLast, int V, class Op>
+Stage<Op> reduce_stage(Op op) {
   constexpr int64_t kStat = sizeof(typename Op::Stat);
   static_assert(kStat == 2 * sizeof(typename Op::Real), "as reduce_partials has it");
   op.tiling = reduce_tiling(op.shape, kChannelsLast, V, kStat);
-  launch(reduce_kernel<Op, kChannelsLast, V>, op.tiling.blocks, op.tiling.threads(),
-         fold_bytes(op.tiling, kChannelsLast, V, kStat), op);
+  return {op, op.tiling.blocks, op.tiling.threads(),
+          fold_bytes(op.tiling, kChannelsLast, V, kStat)};
+}
+
+template <bool kChannelsLast, int V, class Launch, class Op>
+void reduce(const Launch& launch, Op of) {
+  const Stage<Op> stage = reduce_stage<kChannelsLast, V>(of);
+  stage(launch, reduce_kernel<Op, kChannelsLast, V>);
+  const Op& op = stage.arguments;
   if (op.tiling.chunks == 1) return;
   launch(fold_kernel<Op>, ceil_div(op.shape.n * op.shape.hw, kThreads), kThreads, 0, op);
 }
@@ -125,25 +146,42 @@ struct Convolution {
 };
 
 // pooled -> map.
+template <class Real>
+Stage<MapArguments<Real>> map_stage(const Shape& shape, const Convolution<Real>& conv,
+                                    const Real* pooled, Real* map) {
+  const StencilTiling tiling = stencil_tiling(shape, conv.k);
+  const int64_t elements = padded_taps(conv.k) + 2 * window_elements(tiling, conv.k);
+  return {{shape, tiling, conv.k, conv.groups, pooled, conv.weight, conv.bias, map},
+          tiling.blocks,
+          tiling.threads,
+          elements * static_cast<int64_t>(sizeof(Real))};
+}
+
 template <class Real, class Launch>
 void map_of_pooled(const Launch& launch, const Shape& shape, const Convolution<Real>& conv,
                    const Real* pooled, Real* map) {
-  const StencilTiling tiling = stencil_tiling(shape, conv.k);
-  const int64_t elements = padded_taps(conv.k) + 2 * window_elements(tiling, conv.k);
-  launch(
-      map_kernel<Real>, tiling.blocks, tiling.threads, elements * sizeof(Real),
-      MapArguments<Real>{shape, tiling, conv.k, conv.groups, pooled, conv.weight, conv.bias, map});
+  map_stage(shape, conv, pooled, map)(launch, map_kernel<Real>);
 }
 
 // d_logit -> d_pooled; or d_map, map -> d_logit, d_pooled.
+template <class Real>
+Stage<PooledGradientArguments<Real>> pooled_gradient_stage(const Shape& shape,
+                                                           const Convolution<Real>& conv,
+                                                           const Real* d_map, const Real* map,
+                                                           Real* d_logit, Real* d_pooled) {
+  const StencilTiling tiling = stencil_tiling(shape, conv.k);
+  const int64_t elements = padded_taps(conv.k) + window_elements(tiling, conv.k);
+  return {{shape, tiling, conv.k, conv.groups, d_map, map, conv.weight, d_logit, d_pooled},
+          tiling.blocks,
+          tiling.threads,
+          elements * static_cast<int64_t>(sizeof(Real))};
+}
+
 template <class Real, class Launch>
 void pooled_gradient(const Launch& launch, const Shape& shape, const Convolution<Real>& conv,
                      const Real* d_map, const Real* map, Real* d_logit, Real* d_pooled) {
-  const StencilTiling tiling = stencil_tiling(shape, conv.k);
-  const int64_t elements = padded_taps(conv.k) + window_elements(tiling, conv.k);
-  launch(pooled_gradient_kernel<Real>, tiling.blocks, tiling.threads, elements * sizeof(Real),
-         PooledGradientArguments<Real>{shape, tiling, conv.k, conv.groups, d_map, map, conv.weight,
-                                       d_logit, d_pooled});
+  pooled_gradient_stage(shape, conv, d_map, map, d_logit, d_pooled)(launch,
+                                                                    pooled_gradient_kernel<Real>);
 }
 
 template <class Real>
@@ -236,42 +274,58 @@ int64_t view_partials(const Shape& shape, bool channels_last) {
   return 2 * most * shape.n * shape.c;
 }
 
-// dr, x, map, d_pooled, argmax -> dx, and d_scale, d_shift where there is a view. kDr: with dr and
-// map.
-template <bool kDr, class T, class Launch>
-void input_gradient(const Launch& launch, bool channels_last, InputGradientArguments<T> arguments,
-                    const ViewGradients<Acc<T>>& view) {
-  using Real = Acc<T>;
+// dr, x, map, d_pooled, argmax -> dx, and d_scale, d_shift where there is a view.
+template <class T>
+Stage<InputGradientArguments<T>> input_gradient_stage(bool channels_last, int vector,
+                                                      InputGradientArguments<T> arguments,
+                                                      const ViewGradients<Acc<T>>& view) {
   const Shape& shape = arguments.shape;
+  if (arguments.scale == nullptr) {
+    const Tiling tiling = arguments.tiling = stream_tiling(shape, channels_last, vector);
+    return {arguments, tiling.blocks, tiling.threads(), 0};
+  }
+  const Tiling tiling = arguments.tiling = view_tiling<T>(shape, channels_last, vector);
+  const bool whole = tiling.tiles == 1;
+  arguments.d_scale = whole ? view.d_scale : view.tiles;
+  arguments.d_shift = whole ? view.d_shift : view.tiles + shape.n * tiling.tiles * shape.c;
+  const int64_t rows = tiling.channels / tiling.group;
+  const int64_t bytes =
+      channels_last ? tiling.threads() * vector * static_cast<int64_t>(sizeof(ViewGradient<Acc<T>>))
+                    : rows * (tiling.lanes + 1) * view_row_bytes<Acc<T>>(tiling.group > 1);
+  return {arguments, tiling.blocks, tiling.threads(), bytes};
+}
+
+// The rest of d_scale and d_shift, where an image has several tiles.
+template <class T, class Launch>
+void sum_tiles(const Launch& launch, const InputGradientArguments<T>& arguments,
+               const ViewGradients<Acc<T>>& view) {
+  const Shape& shape = arguments.shape;
+  if (arguments.scale == nullptr || arguments.tiling.tiles == 1) return;
+  launch(sum_tiles_kernel<Acc<T>>, ceil_div(shape.n * shape.c, kThreads), kThreads, 0, shape,
+         arguments.tiling, arguments.d_scale, arguments.d_shift, view.d_scale, view.d_shift);
+}
+
+// kDr: with dr and map.
+template <bool kDr, class T, class Launch>
+void input_gradient(const Launch& launch, bool channels_last,
+                    const InputGradientArguments<T>& arguments, const ViewGradients<Acc<T>>& view) {
   const bool has_view = arguments.scale != nullptr;
-  const Layout<T> layout{
-      shape, channels_last, {arguments.dr, has_view ? arguments.x : nullptr, arguments.dx}};
+  const Layout<T> layout{arguments.shape,
+                         channels_last,
+                         {arguments.dr, has_view ? arguments.x : nullptr, arguments.dx}};
   with_layout<T>(layout, [&](auto order, auto vector) {
     constexpr bool kChannelsLast = decltype(order)::value;
     constexpr int V = decltype(vector)::value;
+    const auto stage = input_gradient_stage(kChannelsLast, V, arguments, view);
+    const bool split = stage.arguments.tiling.group > 1;
     if (!has_view) {
-      const Tiling tiling = arguments.tiling = stream_tiling(shape, kChannelsLast, V);
-      launch(input_gradient_kernel<T, kChannelsLast, V, kDr, true, false, false>, tiling.blocks,
-             tiling.threads(), 0, arguments);
-      return;
+      stage(launch, input_gradient_kernel<T, kChannelsLast, V, kDr, true, false, false>);
+    } else if (!split) {
+      stage(launch, input_gradient_kernel<T, kChannelsLast, V, kDr, true, true, false>);
+    } else if constexpr (!kChannelsLast && V > 1) {
+      stage(launch, input_gradient_kernel<T, kChannelsLast, V, kDr, true, true, true>);
     }
-    const Tiling tiling = arguments.tiling = view_tiling<T>(shape, kChannelsLast, V);
-    const bool split = tiling.group > 1, whole = tiling.tiles == 1;
-    arguments.d_scale = whole ? view.d_scale : view.tiles;
-    arguments.d_shift = whole ? view.d_shift : view.tiles + shape.n * tiling.tiles * shape.c;
-    const int64_t rows = tiling.channels / tiling.group;
-    const int64_t bytes = kChannelsLast ? tiling.threads() * V * sizeof(ViewGradient<Real>)
-                                        : rows * (tiling.lanes + 1) * view_row_bytes<Real>(split);
-    const auto run = [&](auto kernel) {
-      launch(kernel, tiling.blocks, tiling.threads(), bytes, arguments);
-    };
-    if constexpr (!kChannelsLast && V > 1) {
-      if (split) run(input_gradient_kernel<T, kChannelsLast, V, kDr, true, true, true>);
-    }
-    if (!split) run(input_gradient_kernel<T, kChannelsLast, V, kDr, true, true, false>);
-    if (whole) return;
-    launch(sum_tiles_kernel<Real>, ceil_div(shape.n * shape.c, kThreads), kThreads, 0, shape,
-           tiling, arguments.d_scale, arguments.d_shift, view.d_scale, view.d_shift);
+    sum_tiles(launch, stage.arguments, view);
   });
 }
 
@@ -324,23 +378,6 @@ void spatial_attention(const Launch& launch, const Shape& shape, bool channels_l
 }
 
 template <class T>
-struct SpatialGate {
-  SpatialAttention<T> attention;
-  const T* residual;  // may be null
-  bool relu;
-  T* y;
-};
-
-template <class T, class Launch>
-void spatial_gate(const Launch& launch, const Shape& shape, bool channels_last,
-                  const SpatialGate<T>& op) {
-  const SpatialAttention<T>& of = op.attention;
-  spatial_attention(launch, shape, channels_last, of);
-  gate<T>(launch, channels_last,
-          {shape, {}, of.x, of.map, of.scale, of.shift, op.residual, op.y, op.relu});
-}
-
-template <class T>
 struct SpatialAttentionBackward {
   const T* x;
   Convolution<Acc<T>> conv;
@@ -359,56 +396,6 @@ void spatial_attention_backward(const Launch& launch, const Shape& shape, bool c
   channel_pool_backward<T>(
       launch, shape, channels_last,
       {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx, op.view});
-  weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
-                          op.d_bias);
-}
-
-// dr: written where y is given, that is with a ReLU; else dy itself.
-template <class T>
-struct SpatialGateBackward {
-  const T *dy, *x, *y;
-  Convolution<Acc<T>> conv;
-  const Acc<T>*map, *pooled, *scale, *shift;
-  Acc<T>*partial, *weights, *d_logit, *d_pooled;
-  int* argmax;
-  T *dr, *dx;
-  Acc<T>*d_weight, *d_bias;
-  ViewGradients<Acc<T>> view;
-};
-
-// dy, x, y, map, pooled -> dr, d_logit, argmax.
-template <class T, class Launch>
-void gate_gradient(const Launch& launch, const Shape& shape, bool channels_last,
-                   const SpatialGateBackward<T>& op) {
-  with_layout<T>({shape, channels_last, {op.dy, op.x, op.y, op.dr}}, [&](auto order, auto vector) {
-    with_flag(op.scale != nullptr, [&](auto view) {
-      with_flag(op.y != nullptr, [&](auto relu) {
-        using Op = GateGradient<T, decltype(view)::value, decltype(relu)::value>;
-        auto* stats = reinterpret_cast<typename Op::Stat*>(op.partial);
-        reduce<decltype(order)::value, decltype(vector)::value>(
-            launch, Op{{shape, {}, op.x, op.scale, op.shift, stats},
-                       op.dy,
-                       op.y,
-                       op.map,
-                       op.pooled,
-                       op.dr,
-                       op.d_logit,
-                       op.argmax});
-      });
-    });
-  });
-}
-
-template <class T, class Launch>
-void spatial_gate_backward(const Launch& launch, const Shape& shape, bool channels_last,
-                           const SpatialGateBackward<T>& op) {
-  gate_gradient(launch, shape, channels_last, op);
-  pooled_gradient<Acc<T>>(launch, shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
-  const T* dr = op.y != nullptr ? op.dr : op.dy;
-  input_gradient<true, T>(
-      launch, channels_last,
-      {shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx, nullptr, nullptr},
-      op.view);
   weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
                           op.d_bias);
 }

@@ -1,6 +1,6 @@
 // spatial_gate and its gradient on CUDA: host side. Kernels: channel_pool.cuh, stencil.cuh and
 // gate.cuh; gate_gradient.cuh, stencil.cuh, input_gradient.cuh and conv_weight.cuh; their order:
-// launch.h.
+// launch_gate.h.
 #include <string>
 
 #include "host.h"
@@ -23,6 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> spatial_gate_cuda(const Tensor& x, const Tens
   const Tensor y = empty_like(input);
   const Tensor map = empty_planes(input, 1, input.acc_dtype());
   const Tensor pooled = empty_planes(input, 2, input.acc_dtype());
+  const Tensor counters = new_counters(input);
   with_dtype(input, [&](auto type) {
     using T = decltype(type);
     using Real = Acc<T>;
@@ -33,7 +34,8 @@ std::tuple<Tensor, Tensor, Tensor> spatial_gate_cuda(const Tensor& x, const Tens
           view.shift<Real>(), out<Real>(partial), out<Real>(map), out<Real>(pooled)},
          in<T>(residual),
          relu,
-         out<T>(y)});
+         out<T>(y),
+         out<unsigned>(counters)});
   });
   return {y, map, pooled};
 }
@@ -53,6 +55,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spatial_gate_backward
   const Tensor dr = y ? empty_like(input) : nothing(input, input.dtype());
   const Tensor dx = empty_like(input);
   const SpatialWorkspace work(input, stencil);
+  const Tensor counters = new_counters(input);
   const Tensor d_scale = view.new_gradient(input), d_shift = view.new_gradient(input);
   with_dtype(input, [&](auto type) {
     using T = decltype(type);
@@ -76,7 +79,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spatial_gate_backward
                               out<T>(dx),
                               out<Real>(work.d_weight),
                               out<Real>(work.d_bias),
-                              {out<Real>(tiles), out<Real>(d_scale), out<Real>(d_shift)}});
+                              {out<Real>(tiles), out<Real>(d_scale), out<Real>(d_shift)},
+                              out<unsigned>(counters)});
   });
   return {dx, work.d_weight, work.d_bias, d_scale, d_shift, dr};
 }

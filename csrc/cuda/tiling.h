@@ -36,6 +36,12 @@ constexpr int64_t kLargestStep = (int64_t{1} << 32) - 1;
 // Vectors of a thread that are on their way at the same time (burst.cuh).
 constexpr int kBurst = 4;
 
+// Of the machine. The order of the work depends on it (ordered.h), how it is cut does not.
+struct Device {
+  int multiprocessors;
+  int64_t l2_bytes;
+};
+
 struct Shape {
   int64_t n;
   int c, h, w;
@@ -155,17 +161,16 @@ inline int64_t fold_bytes(const Tiling& tiling, bool channels_last, int vector,
 }
 
 // For work that is independent per element. `row_bytes`: of shared memory for each row of a chunk
-// and each lane (NCHW).
+// and each lane (NCHW). `wanted`: blocks.
 inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
-                            int64_t row_bytes = 0) {
+                            int64_t row_bytes = 0, int64_t wanted = kStreamBlocks) {
   if (channels_last) {
     const int lanes = static_cast<int>(even_part(shape.c / vector, 64));
     const int64_t channels = int64_t{lanes} * vector;
     const int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
     int64_t pixels = 4 * kBurst * slots;
     const int64_t chunks = ceil_div(shape.c, channels);
-    while (pixels > kBurst * slots &&
-           shape.n * chunks * ceil_div(shape.hw, pixels) < kStreamBlocks) {
+    while (pixels > kBurst * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
       pixels /= 2;
     }
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
@@ -178,8 +183,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
       {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
-  int64_t channels =
-      chunk_channels(shape, shape.n * ceil_div(row, tile), step, kBurst, kStreamBlocks);
+  int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, kBurst, wanted);
   if (row_bytes > 0) {
     const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
     channels = std::min(channels, most);

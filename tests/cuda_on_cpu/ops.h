@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "launch.h"
+#include "launch_gate.h"
 
 namespace cuda_on_cpu {
 
@@ -109,6 +109,9 @@ struct Ops {
   Buffer<Real> partial() const {
     return {"partial", attn_kernels::reduce_partials<T>(at.shape, at.channels_last)};
   }
+  Buffer<unsigned> counters() const {
+    return {"counters", attn_kernels::ordered_counters(at.shape)};
+  }
   Buffer<Real> weights() const {
     return {"weights", attn_kernels::weight_partials(at.shape, at.k, at.groups)};
   }
@@ -158,9 +161,10 @@ struct Ops {
     }
     auto residual = in<T>("residual", 5);
     Buffer<T> y("y", elements, at.skew);
+    auto counters = this->counters();
     attn_kernels::spatial_gate<T>(at.launch, at.shape, at.channels_last,
-                                  {attention, residual.data(), at.relu, y.data()});
-    stats.bytes();
+                                  {attention, residual.data(), at.relu, y.data(), counters.data()});
+    stats.bytes(), counters.bytes();
     return {y.bytes(), map.bytes(), pooled.bytes()};
   }
 
@@ -194,13 +198,15 @@ struct Ops {
     }
     auto dy = in<T>("dy", 0), y = in<T>("y", 7);
     Buffer<T> dr("dr", y.given ? elements : 0, at.skew);
+    auto counters = this->counters();
     attn_kernels::spatial_gate_backward<T>(
         at.launch, at.shape, at.channels_last,
         {dy.data(), x.data(), y.data(), conv, map.data(), pooled.data(), scale.data(), shift.data(),
          stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(),
-         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(),
-         view.pointers()});
+         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(), view.pointers(),
+         counters.data()});
     auto all = results();
+    counters.bytes();
     all.push_back(dr.bytes());
     return all;
   }

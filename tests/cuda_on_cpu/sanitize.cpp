@@ -56,9 +56,16 @@ void run_weight_gradient_in_one_block() {
                                                 partial.data()});
 }
 
+// Images enough for a launch of all stages at once: x is larger than this L2, its images are not.
+void run_ordered() {
+  const Case at{Shape(16, 4, 4, 4), false, 3, 0, Launch{Order::kShuffled, 2, {1, 3600}}};
+  run_all<float>(at);
+}
+
 }  // namespace
 
 int main() {
+  run_ordered();
   run_weight_gradient_in_one_block();
   for (const bool channels_last : {false, true}) {
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
