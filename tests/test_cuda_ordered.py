@@ -77,7 +77,7 @@ H200 = (132, 50 * 2**20)
         ((256, 64, 112, 112), True),
         ((256, 256, 56, 56), True),
         ((8, 256, 56, 56), False),  # all of x is in L2
-        ((256, 1024, 14, 14), False),  # an item of the first look takes most of an image
+        ((4, 512, 224, 224), False),  # an image alone fills L2
     ],
 )
 def test_when_it_pays(module, shape, pays):
