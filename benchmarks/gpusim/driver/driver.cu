@@ -1,6 +1,6 @@
-// gate_sim CHAIN DTYPE nchw|channels_last N C H W, to be run in GPGPU-Sim. DTYPE is that of TYPE. CHAIN: copy; ours,
-// eager, compile; the backwards ours_bwd, eager_bwd, compile_bwd, recompute_bwd. Runs the chain
-// once and compares its outputs with plain loops on the CPU.
+// gate_sim CHAIN DTYPE nchw|channels_last N C H W, to be run in GPGPU-Sim. DTYPE is that of TYPE.
+// CHAIN: copy; ours, eager, compile; the backwards ours_bwd, eager_bwd, compile_bwd, recompute_bwd.
+// Runs the chain once and compares its outputs with plain loops on the CPU.
 #include <cuda_runtime.h>
 
 #include <cstdio>
