@@ -9,8 +9,6 @@
 
 #include <limits>
 
-#include "tiling.h"
-
 namespace attn_kernels {
 
 inline bool is_on_gpu(const torch::stable::Tensor& tensor) { return tensor.is_cuda(); }
@@ -24,19 +22,9 @@ class CudaLaunch {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  Device device() const {
-    int device = 0, multiprocessors = 0, l2_bytes = 0;
-    STD_CUDA_CHECK(cudaGetDevice(&device));
-    STD_CUDA_CHECK(
-        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
-    return {multiprocessors, l2_bytes};
-  }
-
-  // On the stream, so that a captured graph does it again at each replay.
-  void zero(unsigned* memory, int64_t count) const {
-    STD_CUDA_CHECK(cudaMemsetAsync(memory, 0, count * sizeof(unsigned), stream_));
-  }
+  // One ordered launch in the place of three (ordered.h) reads x less often, but in simulation it
+  // is not faster yet (benchmarks/gpusim/README.md): it runs there and in the tests only.
+  static constexpr bool kOrdered = false;
 
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,

@@ -130,11 +130,6 @@ inline Tensor saved_planes(const char* name, const Tensor& planes, int64_t count
   return aligned(planes);
 }
 
-// Of the ordered launch; of this call alone, so that calls on several streams don't meet.
-inline Tensor new_counters(const FeatureMap& x) {
-  return empty(x, std::array{ordered_counters(shape_of(x))}, ScalarType::Int);
-}
-
 // A new contiguous tensor (N, planes, H, W).
 inline Tensor empty_planes(const FeatureMap& x, int64_t planes, ScalarType dtype) {
   return empty(x, std::array<int64_t, 4>{x.n, planes, x.h, x.w}, dtype);

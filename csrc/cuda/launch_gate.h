@@ -1,6 +1,6 @@
-// The launches of spatial_gate and its gradient: three kernels after one another, or where x is
-// large one that does the work of all three (ordered.h). Both run the same items, so that the
-// results are the same bits.
+// The launches of spatial_gate and its gradient: three kernels after one another, or, of launchers
+// that say kOrdered, where x is large one that does the work of all three (ordered.h). Both run the
+// same items, so that the results are the same bits.
 #pragma once
 
 #include "launch.h"
@@ -71,7 +71,7 @@ void with_flags(bool channels_last, bool view, bool flag, Run run) {
   });
 }
 
-// counters: ordered_counters() elements of workspace.
+// counters: ordered_counters() elements of workspace, of launchers that say kOrdered.
 
 template <class T>
 struct SpatialGate {
@@ -121,7 +121,7 @@ bool ordered_spatial_gate(const Launch& launch, const Shape& shape, bool channel
 template <class T, class Launch>
 void spatial_gate(const Launch& launch, const Shape& shape, bool channels_last,
                   const SpatialGate<T>& op) {
-  if constexpr (sizeof(T) < 8) {
+  if constexpr (Launch::kOrdered && sizeof(T) < 8) {
     if (ordered_spatial_gate(launch, shape, channels_last, op)) return;
   }
   const SpatialAttention<T>& of = op.attention;
@@ -218,7 +218,7 @@ void spatial_gate_backward(const Launch& launch, const Shape& shape, bool channe
   const InputGradientArguments<T> arguments{
       shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx, nullptr, nullptr};
   bool ran = false;
-  if constexpr (sizeof(T) < 8) {
+  if constexpr (Launch::kOrdered && sizeof(T) < 8) {
     ran = ordered_input_gradient(launch, shape, channels_last, op, arguments);
   }
   if (!ran) {

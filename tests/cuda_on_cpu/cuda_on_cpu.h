@@ -173,6 +173,7 @@ struct Launch {
   // With more L2 than any x takes, unless a test says otherwise.
   attn_kernels::Device machine = {1, INT64_MAX};
 
+  static constexpr bool kOrdered = true;
   attn_kernels::Device device() const { return machine; }
   void zero(unsigned* memory, std::int64_t count) const { std::fill_n(memory, count, 0u); }
 

@@ -62,6 +62,7 @@ struct Recorder {
     const std::string name = name_of(reinterpret_cast<const void*>(kernel));
     launches->push_back({name, blocks, threads, shared_bytes});
   }
+  static constexpr bool kOrdered = true;
   attn_kernels::Device device() const { return machine; }
   void zero(unsigned*, std::int64_t) const {}
 };

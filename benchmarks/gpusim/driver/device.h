@@ -41,6 +41,7 @@ std::vector<E> from_device(const E* memory, size_t count) {
 struct Launch {
   attn_kernels::Device machine;
 
+  static constexpr bool kOrdered = true;
   attn_kernels::Device device() const { return machine; }
   void zero(unsigned* memory, int64_t count) const {
     check(cudaMemset(memory, 0, count * sizeof(unsigned)));
