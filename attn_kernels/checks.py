@@ -8,6 +8,7 @@ from .backends import DTYPES
 
 ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
 EPILOGUES = ("identity", "relu")
+_STRIDED = torch.strided  # looked up once: every call asks, of every operand
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -26,7 +27,7 @@ def check_floating(name: str, t: torch.Tensor) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
-    if t.layout != torch.strided or t.is_nested:
+    if t.layout != _STRIDED or t.is_nested:
         kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.").strip("_")
         raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
 
