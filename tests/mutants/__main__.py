@@ -67,16 +67,18 @@ def main(words: list[str]) -> None:
         code = exit_code(sorted({m.test for m in chosen}))
     if code != 0:
         raise SystemExit(f"without a fault the tests do not pass:\n{OUTPUT.read_text()}")
-    table = Table("fault", "file", "verdict", "by")
-    caught = 0
+    verdicts: dict[str, list[bool]] = {}  # by file
     for mutation in track(chosen, "faults", console=console):
         found = verdict(mutation)
-        caught += found == "caught"
+        verdicts.setdefault(mutation.file, []).append(found == "caught")
         console.print(f"{found}: {mutation.name}", highlight=False)
-        table.add_row(mutation.name, mutation.file, found, mutation.test)
+    table = Table("file", "faults", "caught")
+    for file, caught in sorted(verdicts.items()):
+        table.add_row(file, str(len(caught)), str(sum(caught)))
     console.print(table)
-    console.print(f"{caught} of {len(chosen)} faults caught")
-    sys.exit(caught != len(chosen))
+    score = sum(map(sum, verdicts.values()))
+    console.print(f"{score} of {len(chosen)} faults caught")
+    sys.exit(score != len(chosen))
 
 
 if __name__ == "__main__":
