@@ -1,5 +1,5 @@
-# make run | test | lint | bench | budgets | build | format | readme-table | gpu-check: see README.md and
-# CONTRIBUTING.md.
+# make run | test | mutants | lint | bench | budgets | build | format | readme-table | gpu-check: see
+# README.md and CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,13 +15,18 @@ FAIL = { echo "$(1)" >&2; exit 1; }
 # On a machine with a GPU: where the results folder goes.
 GPU_CHECK_OUT ?= out/gpu-check
 
-.PHONY: run test lint bench budgets readme-table build gpu-check format clean
+.PHONY: run test mutants lint bench budgets readme-table build gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/nvcc
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+
+# Puts faults into the sources, one after another: the tests must notice each. See CONTRIBUTING.md.
+mutants: build
+	PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 TRITON_INTERPRET=1 OMP_WAIT_POLICY=passive \
+		$(BIN)/python -m mutants
 
 bench: build
 	$(BIN)/python -m attn_kernels bench --minutes 5

@@ -209,7 +209,8 @@ class Contract(Derivatives):
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
     def test_opcheck(self, layout, dtype, device):
-        x = make_x((2, 5, 6, 7), dtype, layout, device)
+        """With two hidden units in GAM: of one alone, strides say nothing of the format."""
+        x = make_x((2, 9, 6, 7), dtype, layout, device)
         acc = torch.float64 if dtype == torch.float64 else torch.float32
         for overload, args in self.op.opcheck(x, parameters_like(self.op, x, acc)):
             torch.library.opcheck(overload, args)
@@ -241,10 +242,11 @@ class Contract(Derivatives):
         assert f"attn_kernels.{self.op.name}.default" in forward
         assert f"attn_kernels.{self.op.name}_backward.default" in backward
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
     def test_autocast_gives_eagers_dtypes(self, dtype, device):
+        """float64 stays what it is."""
         x = make_x((2, 8, 6, 5), dtype, device=device)
-        parameters = parameters_like(self.op, x, torch.float32)
+        parameters = parameters_like(self.op, x, torch.promote_types(dtype, torch.float32))
         with torch.autocast(device, torch.bfloat16):
             ours = run(self.op.fused, x, parameters, downstream=torch.sum)
             eager = run(self.op.eager, x, parameters, downstream=torch.sum)
@@ -277,6 +279,19 @@ class Contract(Derivatives):
             forced = run(self.op.fused, x, parameters, downstream=torch.sum)
         truth = run(self.op.reference, x, parameters, downstream=torch.sum)
         torch.testing.assert_close(forced, truth, rtol=0, atol=0)
+
+
+class NarrowParametersContract:
+    """For ops that take parameters in x's dtype as well as in the accumulate dtype."""
+
+    op: Op
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_opcheck_of_parameters_in_xs_dtype(self, dtype, device):
+        """Their gradients are in the accumulate dtype all the same."""
+        x = make_x((2, 9, 6, 7), dtype, device=device)
+        for overload, args in self.op.opcheck(x, parameters_like(self.op, x)):
+            torch.library.opcheck(overload, args)
 
 
 class MaximumContract:

@@ -1,5 +1,7 @@
 """What every op must hold of its derivatives: every kind, every order, every way to ask."""
 
+import io
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -194,11 +196,16 @@ class Derivatives:
 
     @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
     def test_trace_then_train(self, device):
+        """Also after a round trip to a file, which holds ops and no Python."""
         x, *parameters = small(self.op, device)
-        assert_same(
-            lambda f: trained(torch.jit.trace(Holder(f, parameters), x, check_trace=False), x),
-            self.op,
-        )
+
+        def found(f):
+            file = io.BytesIO()
+            torch.jit.save(torch.jit.trace(Holder(f, parameters), x, check_trace=False), file)
+            file.seek(0)
+            return trained(torch.jit.load(file), x)
+
+        assert_same(found, self.op)
 
     def test_saved_tensors_in_other_strides(self, device):
         """Hooks that offload or compress bring back the values, not the strides."""

@@ -15,14 +15,15 @@ def eager_gate(x, w1, b1, w2, b2, activation="identity"):
 
 def gam_parameters(channels, dtype, device):
     """w1, b1, w2, b2 that keep every hidden unit on one side of its kink for most pixels, but not
-    for all, and the gate away from zero: else rounding decides which gradient is right.
+    for all, and the gate away from zero: else rounding decides which gradient is right. Every
+    other unit is mostly open, the first one too.
     """
     hidden = max(channels // 4, 1)
     shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,))
-    w1, b1, w2, b2 = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    w1, _, w2, b2 = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
     parameters = (
         w1 / (2 * channels**0.5),
-        b1.sign() * 1.5,
+        1.5 - 3.0 * (torch.arange(hidden) % 2),
         w2 / (2 * hidden**0.5),
         1 + b2 / 4,
     )

@@ -30,6 +30,7 @@ BAD = [
     ),
     (ValueError, r"weight: .*got \(2, 3, 3\)", (X, torch.ones(2, 3, 3))),
     (ValueError, "weight: .*odd and from 1 to 15, got 4", (X, torch.ones(1, 2, 4, 4))),
+    (ValueError, "weight: .*odd and from 1 to 15, got 16", (X, torch.ones(1, 2, 16, 16))),
     (ValueError, "weight: .*odd and from 1 to 15, got 17", (X, torch.ones(1, 2, 17, 17))),
     (
         ValueError,
@@ -146,6 +147,7 @@ SAVED = (X, WEIGHT, MAP, POOLED)
         ("spatial_gate", (X, torch.empty(0), None, *PLAIN)),
         ("spatial_gate", (X, WEIGHT.transpose(2, 3), None, *PLAIN)),
         ("spatial_gate", (X, torch.ones(1, 2, 4, 4), None, *PLAIN)),
+        ("spatial_gate", (X, torch.ones(1, 2, 16, 16), None, *PLAIN)),
         ("spatial_gate", (X, torch.ones(1, 2, 17, 17), None, *PLAIN)),
         ("spatial_gate", (X, torch.ones(3, 2, 3, 3), None, *PLAIN)),
         ("spatial_gate", (X, torch.ones(0, 2, 3, 3), None, *PLAIN)),

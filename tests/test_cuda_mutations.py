@@ -2,11 +2,11 @@
 
 import ctypes
 import re
-from dataclasses import dataclass
 
 import pytest
 import torch
 from cuda_on_cpu import build, check
+from mutants.mutation import Mutation, with_switches
 
 
 def meetings():
@@ -33,30 +33,8 @@ def test_what_is_missing_is_a_race_or_an_endless_wait(meeting):
     assert "ThreadSanitizer: data race" in done.stderr or "waits for ever" in done.stderr
 
 
-@dataclass
-class Mutation:
-    """In `file`, the text between << and >> becomes `wrong`."""
-
-    name: str
-    file: str
-    text: str
-    wrong: str
-
-    def switch(self, source, number):
-        """(start, end, text): a switch for `source`, wrong when `mutation` is `number`."""
-        before, rest = self.text.split("<<")
-        right, after = rest.split(">>")
-        context = before + right + after
-        assert source.count(context) == 1, f"{self.name}: {context} is not there just once"
-        start = source.index(context) + len(before)
-        text = f"(mutation == {number} ? ({self.wrong}) : ({right}))"
-        return start, start + len(right), text
-
-
-def with_switches(file, source):
-    switches = [m.switch(source, i) for i, m in enumerate(MUTATIONS, 1) if m.file == file]
-    for start, end, text in sorted(switches, reverse=True):
-        source = source[:start] + text + source[end:]
+def edited(file, source):
+    source = with_switches(MUTATIONS, file, source)
     if file == "cuda/device.cuh":  # which all kernels include
         source = source.replace("#pragma once\n", f"#pragma once\n{SWITCH}", 1)
     return source
@@ -165,7 +143,7 @@ MUTATIONS = [
 @pytest.fixture(scope="module")
 def mutant():
     """One module with every mutation behind a switch, and the switch."""
-    csrc = build.edited_csrc("mutants", with_switches)
+    csrc = build.edited_csrc("mutants", edited)
     path = build.module_path(csrc, "mutants", ["-DCUDA_ON_CPU_ONLY_FLOAT32"])
     module = build.load_module(path)
     return module, ctypes.c_int.in_dll(ctypes.CDLL(str(path)), "mutation")

@@ -6,6 +6,7 @@ from contract import (
     DTYPES,
     SHAPES,
     Contract,
+    NarrowParametersContract,
     Op,
     assert_deterministic,
     assert_right,
@@ -82,7 +83,7 @@ SMALL_IMAGES = [
 ]
 
 
-class TestGamChannelGate(Contract):
+class TestGamChannelGate(Contract, NarrowParametersContract):
     op = op_with("identity")
 
     @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -125,6 +126,17 @@ class TestGamChannelGate(Contract):
         y, grads = run(self.op.fused, x, parameters, downstream=torch.sum)
         assert y.shape == x.shape
         assert all(torch.equal(g, torch.zeros_like(g)) for g in grads)
+
+    def test_compile_in_channels_last(self, device):
+        """Two hidden units: their map has the format that the compiler was told."""
+        x = make_x((2, 8, 6, 5), layout="channels_last", device=device)
+        parameters = gam_parameters(8, torch.float32, device)
+        gradient = torch.randn_like(x)
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda *inputs: self.op.fused(*inputs).sin(), fullgraph=True)
+        ours = run(compiled, x, parameters, gradient)
+        truth = run(lambda *inputs: self.op.fused(*inputs).sin(), x, parameters, gradient)
+        torch.testing.assert_close(ours, truth)
 
     def test_nan_spoils_its_pixel_alone(self, device):
         x = make_x((2, 20, 5, 6), device=device)

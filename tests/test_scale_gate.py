@@ -1,6 +1,6 @@
 import pytest
 import torch
-from contract import Contract, Op, assert_right, make_x, output_gradient
+from contract import Contract, NarrowParametersContract, Op, assert_right, make_x, output_gradient
 from derivatives import gradients_after_a_change
 
 import attn_kernels as ak
@@ -49,7 +49,7 @@ def scales(x, parameters, dy):
     return [t.abs().sum((0, 2, 3)).max() for t in terms]
 
 
-class TestScaleGate(Contract):
+class TestScaleGate(Contract, NarrowParametersContract):
     op = Op(
         "scale_gate",
         with_branch(ak.functional.scale_gate),

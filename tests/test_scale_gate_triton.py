@@ -144,10 +144,10 @@ class TestScaleGate:
         judge(case, ours(case, *layouts))
 
     def test_several_tiles_in_a_split(self, monkeypatch):
-        """The loop over the tiles of a split, which only large maps reach with the shipped number
-        of programs.
+        """Two splits of six and five tiles, for each of two tiles of channels: with the shipped
+        number of programs only large maps reach the loop over a split's tiles.
         """
-        monkeypatch.setattr(op, "BACKWARD_PROGRAMS", 2)
+        monkeypatch.setattr(op, "BACKWARD_PROGRAMS", 4)
         case = Case.draw((3, 5, 29, 31), torch.float32)
         judge(case, ours(case))
 

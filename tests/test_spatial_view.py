@@ -224,6 +224,18 @@ def test_what_is_not_finite_spreads_as_in_eager(value, where, layout):
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_nan_passes_the_mask_of_the_relu(layout):
+    """As in threshold_backward: a NaN is not at most zero."""
+    arguments = make_arguments(make_x((2, 20, 9, 18), layout=layout), k=3)
+    arguments[5][0, 1, 2, 3] = float("nan")
+    dy = torch.randn_like(arguments[0])
+    ours, eager = by_ops(arguments, dy), by_autograd(arguments, dy, torch.float32)
+    assert ours["y"][0, 1, 2, 3].isnan()
+    assert ours["d_residual"][0, 1, 2, 3] == dy[0, 1, 2, 3]
+    assert torch.equal(ours["d_residual"][0, 1, 2], eager["d_residual"][0, 1, 2])
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("shape", [(5, 70, 23, 19), (1, 64, 112, 90), (3, 5, 1, 300)])
 def test_the_same_bits_on_any_threads(shape, layout):
     arguments = make_arguments(make_x(shape, layout=layout))

@@ -1,0 +1,164 @@
+"""Faults of the CPU kernels and of what guards every kernel, as switches in one build."""
+
+from .mutation import Mutation
+
+SIMD, GAM, TILES = "csrc/cpu/simd.h", "csrc/cpu/gam_kernels.h", "csrc/cpu/gam_tiles.h"
+SCALE_GATE = "csrc/cpu/scale_gate_kernels.h"
+LAYOUT, NCHW = "csrc/cpu/layout.h", "csrc/cpu/layout_nchw.h"
+CHANNELS_LAST = "csrc/cpu/layout_channels_last.h"
+SPATIAL, STENCIL = "csrc/cpu/spatial_kernels.h", "csrc/cpu/stencil.h"
+FEATURE_MAP, OPERANDS = "csrc/common/feature_map.h", "csrc/common/spatial_operands.h"
+ARITHMETIC = "csrc/common/spatial_gate.h"
+
+ROUNDING = "tests/test_gam_rounding.py::"
+SUMS = "tests/test_gate_sums.py::"
+LAYOUTS = "tests/test_spatial_layouts.py::"
+VIEW = "tests/test_spatial_view.py::"
+
+MUTATIONS = [
+    Mutation(
+        "bfloat16 is truncated",
+        SIMD,
+        "rounded = <<(bits + 0x7fff + ((bits >> 16) & 1)) >> 16>>;",
+        "bits >> 16",
+        ROUNDING + "test_stores_of_scale_gate_round_as_pytorch[37-nchw-torch.bfloat16]",
+    ),
+    Mutation(
+        "bfloat16 rounds ties up",
+        SIMD,
+        "rounded = <<(bits + 0x7fff + ((bits >> 16) & 1)) >> 16>>;",
+        "(bits + 0x8000) >> 16",
+        LAYOUTS + "test_stores_round_ties_to_even[torch.bfloat16-nchw]",
+    ),
+    Mutation(
+        "sums in one part",
+        SIMD,
+        "kVectorsPerSum = <<16>>;",
+        "int64_t{1} << 24",
+        SUMS + "test_scale_gate_over_a_million_pixels[(1, 3, 1000, 1000)-nchw]",
+    ),
+    Mutation(
+        "GAM: ReLU's mask loses NaN",
+        GAM,
+        "<<load_lanes(at(hidden, c, p), lanes) <= 0 ? V{} : v>>",
+        "load_lanes(at(hidden, c, p), lanes) > 0 ? v : V{}",
+        ROUNDING + "test_nan_hidden_units_pass_gradients_on",
+    ),
+    Mutation(
+        "GAM: hidden units go on unrounded",
+        GAM,
+        "<<rounded<T>(relu)>>, lanes);",
+        "relu",
+        ROUNDING + "test_forward_and_backward_see_the_same_hidden_units"
+        "[1.000244140625-nchw-torch.float16]",
+    ),
+    Mutation(
+        "GAM: a tile of one image many times",
+        TILES,
+        "fn(Piece{<<t.image + image>>, t.first, t.count, image * t.count});",
+        "t.image",
+        "tests/test_gam_channel_gate.py::TestGamChannelGate::test_many_tiles"
+        "[cpu-(600, 24, 7, 7)-identity-nchw-torch.float32]",
+    ),
+    Mutation(
+        "scale_gate: lanes that are not there are summed",
+        SCALE_GATE,
+        "sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate), <<V{}>>, lanes);",
+        "sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate)",
+        ROUNDING + "test_scale_gate_is_spoilt_where_eager_is[inf-scale-nchw-torch.float32]",
+    ),
+    Mutation(
+        "scale_gate: channels_last sums by thread",
+        SCALE_GATE,
+        "A *d_scale = g.partials + <<unit>> * 2 * p.c,",
+        "begin",
+        SUMS + "test_scale_gate_gives_the_same_bits_on_any_threads[(3, 70, 23, 19)-channels_last]",
+        also=("std::fill_n(d_scale, <<2 * p.c>>, A(0));", "unit == begin ? 2 * p.c : 0"),
+    ),
+    Mutation(
+        "means in one part",
+        LAYOUT,
+        "kChannelsPerPartial = <<128>>;",
+        "int64_t{1} << 24",
+        LAYOUTS + "test_a_mean_of_many_channels[nchw]",
+    ),
+    Mutation(
+        "stride(1) == 1 is channels_last",
+        FEATURE_MAP,
+        "if (<<is_channels_last(x)>>) return",
+        "x.stride(1) == 1",
+        LAYOUTS + "test_parts_of_a_map_keep_its_format[channels-channels_last]",
+    ),
+    Mutation(
+        "only stride(1) == 1 is a part of channels_last",
+        FEATURE_MAP,
+        "h * w > 1 && <<step > 0>> &&",
+        "step == 1",
+        LAYOUTS + "test_parts_of_a_map_keep_its_format[every other channel-channels_last]",
+    ),
+    Mutation(
+        "the ops take K = 16",
+        OPERANDS,
+        "<<weight.size(2) % 2 == 1>> &&",
+        "weight.size(2) % 2 == 1 || weight.size(2) == 16",
+        "tests/test_checks.py::test_direct_callers_of_the_ops_are_stopped_too",
+        also=("weight.size(2) <= <<15>>,", "16"),
+    ),
+    Mutation(
+        "spatial: ReLU loses NaN",
+        ARITHMETIC,
+        "return <<value <= 0 ? T{} : value>>;",
+        "value > 0 ? value : T{}",
+        VIEW + "test_what_is_not_finite_spreads_as_in_eager[nan-residual-nchw]",
+    ),
+    Mutation(
+        "spatial: ReLU's mask loses NaN",
+        ARITHMETIC,
+        "return <<y <= 0 ? T{} : dy>>;",
+        "y > 0 ? dy : T{}",
+        VIEW + "test_nan_passes_the_mask_of_the_relu[nchw]",
+    ),
+    Mutation(
+        "spatial: the maximum of few channels is at least 0",
+        CHANNELS_LAST,
+        "fill_missing<A>(v, <<broadcast(-kInfinity<A>)>>, lanes)",
+        "V{}",
+        "tests/test_channel_pool.py::TestChannelPool::test_accuracy"
+        "[cpu-(2, 3, 5, 7)-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "spatial: ties go to the highest channel",
+        NCHW,
+        "winner = <<if_max(v, best, IntVec<A>{} + static_cast<Int<A>>(c + g), winner)>>;",
+        "winner < 0 ? if_max(v, best, IntVec<A>{} + static_cast<Int<A>>(c + g), winner) : winner",
+        VIEW + "test_the_maximum_is_that_of_the_view[nchw]",
+    ),
+    Mutation(
+        "spatial: d_shift of a unit takes the next one's pixels",
+        NCHW,
+        "gradient<kGate, kRelu>(upstream, pixels, c, i, at, out.dr, lanes), <<V{}>>, lanes);",
+        "gradient<kGate, kRelu>(upstream, pixels, c, i, at, out.dr, lanes)",
+        VIEW + "test_every_result[(2, 5, 40, 41)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "spatial: the mean's weights for the maximum",
+        STENCIL,
+        "d_max[u] += <<tap[k * k]>> * d;",
+        "tap[0]",
+        VIEW + "test_every_result[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "spatial: one weight for all groups",
+        SPATIAL,
+        "return weight + <<n / p.images_per_group>> * 2 * p.k * p.k;",
+        "0 * n",
+        VIEW + "test_every_result[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "spatial: d_weight of a group takes the next one's images",
+        "csrc/cpu/spatial_stencil.h",
+        "unit < <<units / groups * (g + 1)>>;",
+        "units",
+        VIEW + "test_every_result[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+]

@@ -1,0 +1,244 @@
+"""Faults of attn_kernels."""
+
+from .mutation import Mutation
+
+AUTOGRAD, NN = "attn_kernels/autograd/", "attn_kernels/nn/"
+OPS, CHECKS = "attn_kernels/ops.py", "attn_kernels/checks.py"
+DIFFERENTIABLE, VMAP = AUTOGRAD + "differentiable.py", AUTOGRAD + "vmap.py"
+
+GAM = "tests/test_gam_channel_gate.py::TestGamChannelGate::"
+GATE = "tests/test_spatial_gate.py::TestSpatialGate::"
+MAP = "tests/test_spatial_attention.py::TestSpatialAttention::"
+ARGUMENTS = "tests/test_spatial_arguments.py::"
+CHILDREN = "tests/test_children.py::"
+WHOLE_GAM = "tests/test_gam_attention.py::"
+MODULES = "tests/test_modules.py::"
+
+OPERATORS = [
+    Mutation(
+        "fake hidden in NCHW",
+        OPS,
+        "device=x.device, memory_format=<<format>>)",
+        "torch.contiguous_format",
+        GAM + "test_opcheck[cpu-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "fake gradients in the parameters' dtype",
+        OPS,
+        "x.new_empty(p.shape, dtype=<<acc_dtype(x)>>) for p in parameters",
+        "p.dtype",
+        GAM + "test_opcheck_of_parameters_in_xs_dtype[cpu-torch.bfloat16]",
+    ),
+    Mutation(
+        "fake: only stride(1) == 1 is a part of channels_last",
+        OPS,
+        "h * w > 1 and <<step > 0>> and",
+        "step == 1",
+        "tests/test_spatial_layouts.py::test_parts_of_a_map_keep_its_format"
+        "[every other channel-channels_last]",
+    ),
+    Mutation(
+        "a float64 map is narrowed under autocast",
+        "attn_kernels/functional/operands.py",
+        "if <<x.dtype == torch.float64 or >>not torch.amp",
+        "",
+        MAP + "test_autocast_gives_eagers_dtypes[cpu-torch.float64]",
+    ),
+    Mutation(
+        "b2 is not kept for the backward",
+        "attn_kernels/functional/gam_channel_gate.py",
+        "(w1, b1, w2, <<kept(b2)>>))",
+        "b2",
+        "tests/test_gam_channel_gate.py::test_biases_may_change_before_the_backward[4-identity]",
+    ),
+    Mutation(
+        "the functions take K = 16",
+        CHECKS,
+        "if <<k % 2 == 0 or not 1 <= k <= 15>>:",
+        "k % 2 == 0 and k != 16 or not 1 <= k <= 16",
+        MODULES + "test_kernel_sizes_that_do_not_exist[16]",
+    ),
+    Mutation(
+        "True is a number",
+        CHECKS,
+        "isinstance(value, int)<< or isinstance(value, bool)>>:",
+        "",
+        MODULES + "test_kernel_sizes_that_are_no_ints[SpatialAttention-True]",
+    ),
+    Mutation(
+        "a forced backend stays after an error",
+        "attn_kernels/backends.py",
+        "        yield\n    <<finally:>>\n        _open_blocks -= 1",
+        "except GeneratorExit:\n        raise\n    else:",
+        "tests/test_backends.py::test_use_backend_is_undone",
+    ),
+]
+
+DERIVATIVES = [
+    Mutation(
+        "a tangent is not looked for",
+        DIFFERENTIABLE,
+        "if <<forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args)>>:",
+        "False",
+        GATE + "test_forward_mode[cpu]",
+    ),
+    Mutation(
+        "no gradients below a level of torch.func",
+        DIFFERENTIABLE,
+        "torch._C._set_grad_enabled(<<True>>)",
+        "False",
+        GATE + "test_func[cpu-grad-jacrev of jacrev]",
+    ),
+    Mutation(
+        "no tangents below a level of torch.func",
+        DIFFERENTIABLE,
+        "torch._C._set_fwd_grad_enabled(<<True>>)",
+        "False",
+        GATE + "test_func[cpu-grad-hessian]",
+    ),
+    Mutation(
+        "torch.jit.trace sees the Function instead of the op",
+        DIFFERENTIABLE,
+        "<<torch._C._get_tracing_state() is not None>>",
+        "False",
+        GATE + "test_trace_then_train[cpu]",
+    ),
+    Mutation(
+        "gradients of the wrong arguments in a second backward",
+        DIFFERENTIABLE,
+        "return tuple(found.get(<<i>>) for i in range(len(inputs)))",
+        "len(inputs) - 1 - i",
+        GATE + "test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "saved tensors in other strides",
+        DIFFERENTIABLE,
+        "(<<t if t is None else t.contiguous()>> for t in others)",
+        "t",
+        GAM + "test_saved_tensors_in_other_strides[cpu]",
+    ),
+    Mutation(
+        "vmap: unfolded the other way around",
+        VMAP,
+        "return <<t.reshape(size, t.shape[0] // size, *t.shape[1:])>>",
+        "t.reshape(t.shape[0] // size, size, *t.shape[1:]).transpose(0, 1)",
+        GATE + "test_vmap_over_every_dimension[cpu]",
+    ),
+    Mutation(
+        "vmap: the batch's dimension is moved to where it was",
+        VMAP,
+        "t.movedim(<<dim, 0>>)",
+        "0, dim",
+        GATE + "test_vmap_over_every_dimension[cpu]",
+    ),
+    Mutation(
+        "vmap: one set of parameters for a backward",
+        VMAP,
+        "<<self.is_backward\n            or >>any(",
+        "",
+        GATE + "test_gradients_per_sample[cpu]",
+    ),
+    Mutation(
+        "vmap: sets of a vmap inside are forgotten",
+        VMAP,
+        "or (<<self.grouped>> and any(",
+        "False",
+        GATE + "test_vmap_in_vmap[cpu]",
+    ),
+    Mutation(
+        "second derivatives of GAM without its hidden units",
+        AUTOGRAD + "gam_channel_gate.py",
+        "if <<d_hidden is not None>>:",
+        "False",
+        GAM + "test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "second derivatives of the gate without its statistics",
+        AUTOGRAD + "spatial_attention.py",
+        "if <<d_pooled is not None>>:",
+        "False",
+        GATE + "test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "second derivatives of the gate by its own gradients alone",
+        AUTOGRAD + "spatial_gate.py",
+        "gradients = [<<added(a, b)>> for a, b in zip(",
+        "a",
+        GATE + "test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "a gradient for a bias that is not there",
+        AUTOGRAD + "spatial_gate.py",
+        "if <<not ctx.has_bias>>:",
+        "False",
+        ARGUMENTS + "test_the_gate",
+    ),
+    Mutation(
+        "the map's gradient for a bias that is not there",
+        AUTOGRAD + "spatial_attention.py",
+        "d_bias if <<ctx.has_bias>> else None",
+        "True",
+        ARGUMENTS + "test_the_map",
+    ),
+    Mutation(
+        "the residual's gradient before the ReLU",
+        AUTOGRAD + "spatial_gate.py",
+        "d_residual = <<dy if y is None else dr>>",
+        "dy",
+        ARGUMENTS + "test_the_gate",
+    ),
+    Mutation(
+        "batch statistics: dx without its mean",
+        AUTOGRAD + "batch_statistics.py",
+        "offset = d_mean / count<< - slope * mean>>",
+        "",
+        WHOLE_GAM + "test_as_published[plain-identity-train]",
+    ),
+]
+
+CHANGED_CHILDREN = [
+    Mutation(
+        "a backward pre-hook is no obstacle",
+        NN + "children.py",
+        "        or module._forward_hooks\n<<        or module._backward_pre_hooks\n>>",
+        "",
+        CHILDREN + "test_any_child[SpatialGate-conv1-backward pre-hook]",
+    ),
+    Mutation(
+        "a forward of its own is no obstacle",
+        NN + "children.py",
+        'if <<"forward">> in own or',
+        '"forwards"',
+        CHILDREN + "test_any_child[GAMChannelGate-1-a forward of its own]",
+    ),
+    Mutation(
+        "padding_mode is not looked at",
+        NN + "spatial_attention.py",
+        "conv.groups, <<conv.padding_mode>>\n",
+        '"zeros"',
+        CHILDREN + "test_replaced[circular-SpatialGate-conv1]",
+    ),
+    Mutation(
+        "hooks of GAM's MLP are not looked at",
+        NN + "gam.py",
+        "return <<obstacle(mlp, nn.Sequential) or >>mlp_obstacle(mlp)",
+        "",
+        CHILDREN + "test_any_child[GAMAttention-channel_attention-forward hook]",
+    ),
+    Mutation(
+        "an empty batch is averaged",
+        NN + "batch_norm.py",
+        "if count <<== 0>>:",
+        "< 0",
+        WHOLE_GAM + "test_empty_batch[train-True]",
+    ),
+    Mutation(
+        "momentum 0.0 is None",
+        NN + "batch_norm.py",
+        "if <<share is None>>:",
+        "not share",
+        WHOLE_GAM + "test_momentum[0.0]",
+    ),
+]
+
+MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN
