@@ -96,6 +96,28 @@ def _scale_gate_backward(dy, x, a, scale, shift):
     return _empty_like(x), _empty_like(x), *gradients
 
 
+def _per_channel(x, asked_for=True, dtype=None):
+    return x.new_empty(x.shape[:2] if asked_for else (0,), dtype=dtype or acc_dtype(x))
+
+
+def _squeeze(x, statistics):
+    values = (_per_channel(x, statistics & bit) for bit in (1, 2, 4, 8))
+    return *values, *(_per_channel(x, statistics & bit, torch.int64) for bit in (4, 8))
+
+
+def _squeeze_backward(dr, x, scale, slope, offset, argmax, d_max, argmin, d_min):
+    return _empty_like(x)
+
+
+def _affine_gate(x, scale, shift, residual, activation):
+    return _empty_like(x)
+
+
+def _affine_gate_sums(dy, x, y):
+    dr = x.new_empty(0) if y is None else _empty_like(x)
+    return _per_channel(x), _per_channel(x), dr
+
+
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
@@ -107,6 +129,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "gam_channel_gate_backward": _gam_channel_gate_backward,
     "scale_gate": _scale_gate,
     "scale_gate_backward": _scale_gate_backward,
+    "squeeze": _squeeze,
+    "squeeze_backward": _squeeze_backward,
+    "affine_gate": _affine_gate,
+    "affine_gate_sums": _affine_gate_sums,
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.

@@ -27,6 +27,25 @@ ATTN_HD Index if_max(T value, T max, Index found, Index otherwise) {
   return value == max ? found : (value != value ? found : otherwise);
 }
 
+// The affine view of a map: one fused multiply-add wherever there is one, so that every pass over
+// the map finds the same bits.
+template <class T>
+ATTN_HD T affine(T x, T scale, T shift) {
+  return scale * x + shift;
+}
+
+// NaN stays, as in torch.relu.
+template <class T>
+ATTN_HD T relu(T value) {
+  return value <= 0 ? T{} : value;
+}
+
+// The gradient of what the ReLU got, from its result y.
+template <class T>
+ATTN_HD T relu_backward(T dy, T y) {
+  return y <= 0 ? T{} : dy;
+}
+
 struct ScalarExp {
   template <class T>
   ATTN_HD T operator()(T x) const {

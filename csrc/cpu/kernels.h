@@ -3,20 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+
+#include "affine_gate_args.h"
+#include "squeeze_args.h"
+#include "types.h"
 
 namespace attn_kernels {
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-// Statistics, convolution and sums are kept in this type.
-template <class T>
-using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // x is (n, c, h, w), in either memory format; k is the width of the square stencil.
 // An image's rows are split into `bands`: one task each.
@@ -170,6 +162,10 @@ struct Kernels {
   GamPasses<T, native_t<T>> gam_native;
   void (*scale_gate)(const ScaleGate<T>&, int64_t begin, int64_t end);
   void (*scale_gate_backward)(const ScaleGateBackward<T>&, int64_t begin, int64_t end);
+  void (*squeeze)(const Squeeze<T>&, int64_t begin, int64_t end);
+  void (*squeeze_backward)(const SqueezeBackward<T>&, int64_t begin, int64_t end);
+  void (*affine_gate)(const AffineGate<T>&, int64_t begin, int64_t end);
+  void (*affine_gate_sums)(const AffineGateSums<T>&, int64_t begin, int64_t end);
 };
 
 // Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two

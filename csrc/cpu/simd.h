@@ -181,6 +181,23 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
   }
 }
 
+template <class A>
+ATTN_INLINE IntVec<A> lane_indices() {
+  IntVec<A> lanes;
+  for (int i = 0; i < kLanes<A>; ++i) lanes[i] = i;
+  return lanes;
+}
+
+// v, with `fill` in the lanes that are not there.
+template <class A, class V, class Lanes>
+ATTN_INLINE V fill_missing(V v, V fill, Lanes lanes) {
+  if constexpr (std::is_same_v<Lanes, int64_t>) {
+    return lane_indices<A>() < static_cast<Int<A>>(lanes) ? v : fill;
+  } else {
+    return v;
+  }
+}
+
 // All lanes of v combined, in halves.
 template <class E, class V, class Combine>
 ATTN_INLINE E reduce_lanes(V v, const Combine& combine) {
