@@ -21,5 +21,6 @@ def statistic(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def extreme(pixels: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The "max" or "min" of (N, C, pixels) and the first pixel that holds it; the first NaN wins."""
-    return tuple(pixels.max(2) if name == "max" else pixels.min(2))
+    """The "max" or "min" of (N, C, pixels) and the first pixel that holds it, NaN before all."""
+    values, places = pixels.max(2) if name == "max" else pixels.min(2)
+    return values, places

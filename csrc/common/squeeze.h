@@ -23,10 +23,11 @@ struct Moments {
   double mean = 0, squares = 0;
 
   // After `before` values come `count` more. Their deviations from a pivot near their mean sum to
-  // `sum`, the squares of those to `squares`: exact for any pivot, accurate for a near one.
+  // `sum`, the squares of those to `pivot_squares`: exact for any pivot, accurate for a near one.
   ATTN_HD void add(double before, double count, double pivot, double sum, double pivot_squares) {
-    const double delta = pivot + sum / count - mean, share = count / (before + count);
-    squares += pivot_squares - sum * sum / count + delta * delta * before * share;
+    const double one = 1 / count, share = count / (before + count);  // divide once in a loop
+    const double delta = pivot + sum * one - mean;
+    squares += pivot_squares - sum * sum * one + delta * delta * before * share;
     mean += delta * share;
   }
 };

@@ -68,7 +68,7 @@ void affine_gate_sums_of_plane(const AffineGateSums<T>& a, int64_t plane) {
 template <class T, bool kRelu>
 class AffineGateSumsOfChannels {
   using A = acc_t<T>;
-  static constexpr int64_t kPixels = 64;  // per partial sum
+  static constexpr int64_t kPixels = 256;  // per partial sum
 
  public:
   explicit AffineGateSumsOfChannels(const AffineGateSums<T>& args)
@@ -99,14 +99,24 @@ class AffineGateSumsOfChannels {
   void add(const PlaneBlock& t, int64_t first, int64_t last) {
     std::fill_n(scale_.get(), t.channels, A(0));
     std::fill_n(shift_.get(), t.channels, A(0));
-    for (int64_t pixel = first; pixel < last; ++pixel) {
-      const int64_t from = (t.n * p_.pixels + pixel) * p_.c + t.channel;
-      for_each_vector<A>(t.channels, [&](int64_t c, auto lanes) {
-        const auto dr = masked_gradient<T, kRelu>(a_, from + c, lanes);
-        store(&scale_[c], load(&scale_[c]) + dr * load_lanes(a_.x + from + c, lanes));
-        store(&shift_[c], load(&shift_[c]) + dr);
-      });
-    }
+    const int64_t from = (t.n * p_.pixels + first) * p_.c + t.channel;
+    in_groups(last - first, [&](int64_t pixel, auto group) {
+      add_group<group>(from + pixel * p_.c, t.channels);
+    });
+  }
+
+  template <int G>
+  void add_group(int64_t from, int64_t channels) {
+    for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
+      Vec<A> scale[G], shift[G];
+      for (int g = 0; g < G; ++g) {
+        const int64_t at = from + g * p_.c + c;
+        shift[g] = masked_gradient<T, kRelu>(a_, at, lanes);
+        scale[g] = shift[g] * load_lanes(a_.x + at, lanes);
+      }
+      store(&scale_[c], load(&scale_[c]) + tree_sum(scale));
+      store(&shift_[c], load(&shift_[c]) + tree_sum(shift));
+    });
   }
 
   const AffineGateSums<T>& a_;

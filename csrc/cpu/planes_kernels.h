@@ -1,4 +1,5 @@
-// The walk of passes that treat every element alone, with coefficients per image and channel.
+// How kernels walk over planes: passes that treat every element alone, with coefficients per image
+// and channel, and sums over pixels in channels_last.
 #pragma once
 
 #include "planes.h"
@@ -28,6 +29,25 @@ ATTN_INLINE void walk_task(const Planes& p, int64_t task, const acc_t<T>* const 
       step((t.n * p.pixels + pixel) * p.c + c, k, lanes);
     });
   }
+}
+
+// fn(pixel, group) for `group` pixels at once, 8 and in the end 1: so many streams from memory for
+// one pass over the sums in the cache.
+template <class Fn>
+ATTN_INLINE void in_groups(int64_t pixels, const Fn& fn) {
+  constexpr std::integral_constant<int, 8> kEight;
+  constexpr std::integral_constant<int, 1> kOne;
+  int64_t pixel = 0;
+  for (; pixel + kEight <= pixels; pixel += kEight) fn(pixel, kEight);
+  for (; pixel < pixels; ++pixel) fn(pixel, kOne);
+}
+
+// G values added up in pairs; they are lost.
+template <int G, class V>
+ATTN_INLINE V tree_sum(V (&v)[G]) {
+  for (int width = 1; width < G; width *= 2)
+    for (int g = 0; g < G; g += 2 * width) v[g] += v[g + width];
+  return v[0];
 }
 
 }  // namespace attn_kernels::ATTN_ISA

@@ -16,13 +16,13 @@ inline Planes whole_planes(const FeatureMap& x) {
 inline Planes elementwise_planes(const FeatureMap& x) {
   Planes p = whole_planes(x);
   p.channel_block = std::clamp<int64_t>(p.c, 1, 4096);
-  p.pixel_block = std::clamp<int64_t>(8192 / p.channel_block, 1, p.pixels);
+  p.pixel_block = std::clamp<int64_t>(32768 / p.channel_block, 1, p.pixels);
   return p;
 }
 
 // For sums over pixels: few images are shared out by channels. No channel's sum depends on that.
 inline Planes summing_planes(const FeatureMap& x) {
-  constexpr int64_t kMost = 256, kLeast = 32;
+  constexpr int64_t kMost = 1024, kLeast = 32;
   const int64_t threads = torch::stable::get_num_threads();
   Planes p = whole_planes(x);
   p.pixel_block = p.pixels;

@@ -10,7 +10,7 @@
 
 #include "../common/squeeze.h"
 #include "buffer.h"
-#include "simd.h"
+#include "planes_kernels.h"
 
 namespace attn_kernels::ATTN_ISA {
 
@@ -85,14 +85,14 @@ class SqueezePlane {
     for (int64_t first = 0; first < pixels; first += kBlock) {
       const int64_t count = std::min(kBlock, pixels - first);
       const A block_sum = sum_and_extremes(first, count);
-      sum += block_sum;
+      sum_ += block_sum;
       if constexpr (kMoments) add_moments(first, count, block_sum / static_cast<A>(count));
     }
   }
 
-  double sum = 0;
-  Moments moments;
-  Extremes<A> extremes;
+  double sum() const { return sum_; }
+  double squares() const { return moments_.squares; }
+  const Extremes<A>& extremes() const { return extremes_; }
 
  private:
   A sum_and_extremes(int64_t first, int64_t count) {
@@ -119,11 +119,11 @@ class SqueezePlane {
 
   void merge(const LaneExtremes<A>& lane, int64_t first, int64_t count, A sum) {
     const int64_t nan = sum == sum ? count : first_nan(x_ + first, count, 1);
-    if (nan < count) return extremes.merge_nan(first + nan);
+    if (nan < count) return extremes_.merge_nan(first + nan);
     const A max = reduce_lanes<A>(lane.max, [](A a, A b) { return a > b ? a : b; });
     const A min = reduce_lanes<A>(lane.min, [](A a, A b) { return a < b ? a : b; });
-    extremes.max.template merge<true>(max, first + lowest(lane.max == max, lane.argmax));
-    extremes.min.template merge<false>(min, first + lowest(lane.min == min, lane.argmin));
+    extremes_.max.template merge<true>(max, first + lowest(lane.max == max, lane.argmax));
+    extremes_.min.template merge<false>(min, first + lowest(lane.min == min, lane.argmin));
   }
 
   // The lowest of the places in the lanes that hold the extreme.
@@ -145,11 +145,14 @@ class SqueezePlane {
       sums += part_sum;
       squares += part_squares;
     }
-    moments.add(static_cast<double>(first), static_cast<double>(count), pivot,
-                sum_of_lanes<A>(sums), sum_of_lanes<A>(squares));
+    moments_.add(static_cast<double>(first), static_cast<double>(count), pivot,
+                 sum_of_lanes<A>(sums), sum_of_lanes<A>(squares));
   }
 
   const T* x_;
+  double sum_ = 0;
+  Moments moments_;
+  Extremes<A> extremes_;
 };
 
 // ---- channels_last: a block of channels, vectors along them -------------------------------------
@@ -161,34 +164,37 @@ class SqueezeChannels {
   using I = IntVec<A>;
 
  public:
-  struct Channel {
-    double sum = 0;
-    Moments moments;
-    Extremes<A> extremes;
-  };
-
-  // However many channels a task has, the pixels of a block are the same.
   explicit SqueezeChannels(const Planes& p)
       : p_(p),
-        block_(std::clamp<int64_t>(32768 / p.c, 128, 512)),
-        channels_(new Channel[static_cast<size_t>(p.channel_block)]),
+        // However many channels a task has, the pixels of a block are the same.
+        block_(std::clamp<int64_t>(32768 / p.c, 64, 512)),
+        total_(make_buffer<double>(p.channel_block)),
+        mean_(make_buffer<double>(p.channel_block)),
+        total_squares_(make_buffer<double>(p.channel_block)),
+        squares_(make_buffer<double>(p.channel_block)),
+        extremes_(new Extremes<A>[static_cast<size_t>(p.channel_block)]),
         sum_(make_buffer<A>(p.channel_block)),
         pivot_(make_buffer<A>(p.channel_block)),
-        squares_(make_buffer<A>(p.channel_block)),
         max_(make_buffer<A>(p.channel_block)),
         min_(make_buffer<A>(p.channel_block)),
         argmax_(make_buffer<Int<A>>(p.channel_block)),
         argmin_(make_buffer<Int<A>>(p.channel_block)) {}
 
-  const Channel* run(const T* x, const PlaneBlock& t) {
-    std::fill_n(channels_.get(), t.channels, Channel{});
+  void run(const T* x, const PlaneBlock& t) {
+    std::fill_n(total_.get(), t.channels, 0.0);
+    std::fill_n(mean_.get(), t.channels, 0.0);
+    std::fill_n(total_squares_.get(), t.channels, 0.0);
+    std::fill_n(extremes_.get(), t.channels, Extremes<A>{});
     x += t.n * p_.pixels * p_.c + t.channel;
     for (int64_t first = 0; first < p_.pixels; first += block_) {
       const int64_t count = std::min(block_, p_.pixels - first);
       add_block(x + first * p_.c, first, count, t.channels);
     }
-    return channels_.get();
   }
+
+  double sum(int64_t c) const { return total_[c]; }
+  double squares(int64_t c) const { return total_squares_[c]; }
+  const Extremes<A>& extremes(int64_t c) const { return extremes_[c]; }
 
  private:
   void add_block(const T* x, int64_t first, int64_t count, int64_t channels) {
@@ -202,26 +208,9 @@ class SqueezeChannels {
     in_groups(count, [&](int64_t pixel, auto group) {
       sum_and_extremes<group>(x + pixel * p_.c, static_cast<Int<A>>(pixel), channels);
     });
-    for (int64_t c = 0; c < channels; ++c) channels_[c].sum += sum_[c];
+    for (int64_t c = 0; c < channels; ++c) total_[c] += sum_[c];
     if constexpr (kExtremes) merge(x, first, count, channels);
     if constexpr (kMoments) add_moments(x, first, count, channels);
-  }
-
-  // Eight pixels at once: so many streams from memory for one pass over the sums in the cache.
-  template <class Fn>
-  static void in_groups(int64_t count, const Fn& fn) {
-    constexpr std::integral_constant<int, 8> kEight;
-    constexpr std::integral_constant<int, 1> kOne;
-    int64_t pixel = 0;
-    for (; pixel + kEight <= count; pixel += kEight) fn(pixel, kEight);
-    for (; pixel < count; ++pixel) fn(pixel, kOne);
-  }
-
-  template <int G>
-  static ATTN_INLINE V tree_sum(V (&v)[G]) {
-    for (int width = 1; width < G; width *= 2)
-      for (int g = 0; g < G; g += 2 * width) v[g] += v[g + width];
-    return v[0];
   }
 
   template <int G>
@@ -243,29 +232,40 @@ class SqueezeChannels {
   }
 
   void merge(const T* x, int64_t first, int64_t count, int64_t channels) {
+    bool any_nan = false;
     for (int64_t c = 0; c < channels; ++c) {
-      const int64_t nan = sum_[c] == sum_[c] ? count : first_nan(x + c, count, p_.c);
-      if (nan < count) {
-        channels_[c].extremes.merge_nan(first + nan);
-      } else {
-        channels_[c].extremes.max.template merge<true>(max_[c], first + argmax_[c]);
-        channels_[c].extremes.min.template merge<false>(min_[c], first + argmin_[c]);
-      }
+      extremes_[c].max.template merge<true>(max_[c], first + argmax_[c]);
+      extremes_[c].min.template merge<false>(min_[c], first + argmin_[c]);
+      any_nan |= sum_[c] != sum_[c];
+    }
+    if (any_nan) merge_nans(x, first, count, channels);
+  }
+
+  // A NaN found later takes the place of whatever else the block holds.
+  void merge_nans(const T* x, int64_t first, int64_t count, int64_t channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      if (sum_[c] == sum_[c]) continue;
+      const int64_t nan = first_nan(x + c, count, p_.c);
+      if (nan < count) extremes_[c].merge_nan(first + nan);
     }
   }
 
   void add_moments(const T* x, int64_t first, int64_t count, int64_t channels) {
     for (int64_t c = 0; c < channels; ++c) pivot_[c] = sum_[c] / static_cast<A>(count);
     std::fill_n(sum_.get(), channels, A(0));
-    std::fill_n(squares_.get(), channels, A(0));
+    std::fill_n(squares_.get(), channels, 0.0);
     in_groups(count,
               [&](int64_t pixel, auto group) { deviations<group>(x + pixel * p_.c, channels); });
-    for (int64_t c = 0; c < channels; ++c)
-      channels_[c].moments.add(static_cast<double>(first), static_cast<double>(count), pivot_[c],
-                               sum_[c], squares_[c]);
+    for (int64_t c = 0; c < channels; ++c) {
+      Moments moments{mean_[c], total_squares_[c]};
+      moments.add(static_cast<double>(first), static_cast<double>(count), pivot_[c], sum_[c],
+                  squares_[c]);
+      mean_[c] = moments.mean;
+      total_squares_[c] = moments.squares;
+    }
   }
 
-  // From here on sum_ is that of the deviations.
+  // From here on sum_ is that of the deviations. Their squares don't cancel: no digit to lose.
   template <int G>
   void deviations(const T* x, int64_t channels) {
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
@@ -276,52 +276,67 @@ class SqueezeChannels {
         square[g] = d[g] * d[g];
       }
       store(&sum_[c], load(&sum_[c]) + tree_sum(d));
-      store(&squares_[c], load(&squares_[c]) + tree_sum(square));
+      add_wide(&squares_[c], tree_sum(square));
     });
+  }
+
+  static ATTN_INLINE void add_wide(double* to, V v) {
+    using Wide = typename VectorOf<double, kLanes<A>>::type;
+    store_raw(to, load_raw<Wide>(to) + __builtin_convertvector(v, Wide));
   }
 
   const Planes& p_;
   const int64_t block_;
-  std::unique_ptr<Channel[]> channels_;
-  Buffer<A> sum_, pivot_, squares_, max_, min_;
+  Buffer<double> total_, mean_, total_squares_, squares_;
+  std::unique_ptr<Extremes<A>[]> extremes_;
+  Buffer<A> sum_, pivot_, max_, min_;
   Buffer<Int<A>> argmax_, argmin_;
 };
 
 // ---- The table ----------------------------------------------------------------------------------
 
-// `found` is a SqueezePlane or a Channel.
-template <class T, class Found>
-ATTN_INLINE void put_statistics(const Squeeze<T>& a, int64_t at, const Found& found) {
+template <class T>
+ATTN_INLINE void put_statistics(const Squeeze<T>& a, int64_t at, double sum, double squares,
+                                const Extremes<acc_t<T>>& extremes) {
   using A = acc_t<T>;
   const double pixels = static_cast<double>(a.planes.pixels);
-  if (a.mean != nullptr) a.mean[at] = static_cast<A>(found.sum / pixels);
-  if (a.var != nullptr) a.var[at] = static_cast<A>(found.moments.squares / pixels);
+  if (a.mean != nullptr) a.mean[at] = static_cast<A>(sum / pixels);
+  if (a.var != nullptr) a.var[at] = static_cast<A>(squares / pixels);
   if (a.max != nullptr) {
-    a.max[at] = found.extremes.max.value;
-    a.argmax[at] = found.extremes.max.at;
+    a.max[at] = extremes.max.value;
+    a.argmax[at] = extremes.max.at;
   }
   if (a.min != nullptr) {
-    a.min[at] = found.extremes.min.value;
-    a.argmin[at] = found.extremes.min.at;
+    a.min[at] = extremes.min.value;
+    a.argmin[at] = extremes.min.at;
+  }
+}
+
+template <class T, bool kMoments, bool kExtremes>
+void squeeze_planes(const Squeeze<T>& a, int64_t begin, int64_t end) {
+  const int64_t pixels = a.planes.pixels;
+  for (int64_t plane = begin; plane < end; ++plane) {
+    const SqueezePlane<T, kMoments, kExtremes> found(a.x + plane * pixels, pixels);
+    put_statistics(a, plane, found.sum(), found.squares(), found.extremes());
+  }
+}
+
+template <class T, bool kMoments, bool kExtremes>
+void squeeze_channels(const Squeeze<T>& a, int64_t begin, int64_t end) {
+  SqueezeChannels<T, kMoments, kExtremes> found(a.planes);
+  for (int64_t task = begin; task < end; ++task) {
+    const PlaneBlock t = plane_block(a.planes, task);
+    found.run(a.x, t);
+    for (int64_t c = 0; c < t.channels; ++c)
+      put_statistics(a, t.n * a.planes.c + t.channel + c, found.sum(c), found.squares(c),
+                     found.extremes(c));
   }
 }
 
 template <class T, bool kMoments, bool kExtremes>
 void squeeze_tasks(const Squeeze<T>& a, int64_t begin, int64_t end) {
-  const Planes& p = a.planes;
-  if (!p.channels_last) {
-    for (int64_t plane = begin; plane < end; ++plane)
-      put_statistics(a, plane,
-                     SqueezePlane<T, kMoments, kExtremes>(a.x + plane * p.pixels, p.pixels));
-    return;
-  }
-  SqueezeChannels<T, kMoments, kExtremes> squeeze(p);
-  for (int64_t task = begin; task < end; ++task) {
-    const PlaneBlock t = plane_block(p, task);
-    const auto* channels = squeeze.run(a.x, t);
-    for (int64_t c = 0; c < t.channels; ++c)
-      put_statistics(a, t.n * p.c + t.channel + c, channels[c]);
-  }
+  a.planes.channels_last ? squeeze_channels<T, kMoments, kExtremes>(a, begin, end)
+                         : squeeze_planes<T, kMoments, kExtremes>(a, begin, end);
 }
 
 template <class T>
