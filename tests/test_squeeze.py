@@ -286,6 +286,8 @@ AT = V.long()
         (squeeze, (X, -1)),
         (squeeze, (X.long(), 1)),
         (squeeze, (X[:, :, :0], 4)),
+        (squeeze, (X[:, :0], 1)),
+        (squeeze_backward, (None, X[..., :0], None, None, V, None, None, None, None)),
         (squeeze_backward, (X, X, None, None, None, None, None, None, None)),
         (squeeze_backward, (None, X, V, None, None, None, None, None, None)),
         (squeeze_backward, (X[:1], X, V, None, None, None, None, None, None)),

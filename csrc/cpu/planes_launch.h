@@ -8,6 +8,7 @@ namespace attn_kernels {
 
 // A single pixel is the same map in both formats: many images of it are one of many channels.
 inline Planes whole_planes(const FeatureMap& x) {
+  STD_TORCH_CHECK(x.c > 0 && x.h > 0 && x.w > 0, "attn_kernels: x must have channels and pixels");
   if (x.h * x.w == 1) return {1, x.n * x.c, 1, true, 1, 1};
   return {x.n, x.c, x.h * x.w, x.channels_last, 1, 1};
 }

@@ -16,7 +16,6 @@ Statistics squeeze(const Tensor& x_any, int64_t statistics) {
   STD_TORCH_CHECK(statistics > 0 && statistics <= kAllStatistics,
                   "attn_kernels: statistics must be the sum of some of 1, 2, 4, 8, got ",
                   statistics);
-  STD_TORCH_CHECK(x.h * x.w > 0, "attn_kernels: x must have pixels");
   const auto wants = [&](Statistic s) { return (statistics & s) != 0; };
   const Tensor mean = per_channel(x, x.acc_dtype(), wants(kMean));
   const Tensor var = per_channel(x, x.acc_dtype(), wants(kVar));
