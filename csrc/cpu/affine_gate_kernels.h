@@ -109,6 +109,7 @@ class AffineGateSumsOfChannels {
   void add_group(int64_t from, int64_t channels) {
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
       Vec<A> scale[G], shift[G];
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) {
         const int64_t at = from + g * p_.c + c;
         shift[g] = masked_gradient<T, kRelu>(a_, at, lanes);

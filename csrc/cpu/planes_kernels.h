@@ -45,7 +45,9 @@ ATTN_INLINE void in_groups(int64_t pixels, const Fn& fn) {
 // G values added up in pairs; they are lost.
 template <int G, class V>
 ATTN_INLINE V tree_sum(V (&v)[G]) {
+#pragma GCC unroll 8
   for (int width = 1; width < G; width *= 2)
+#pragma GCC unroll 8
     for (int g = 0; g < G; g += 2 * width) v[g] += v[g + width];
   return v[0];
 }

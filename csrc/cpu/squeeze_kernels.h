@@ -182,9 +182,11 @@ class SqueezeChannels {
 
   void run(const T* x, const PlaneBlock& t) {
     std::fill_n(total_.get(), t.channels, 0.0);
-    std::fill_n(mean_.get(), t.channels, 0.0);
-    std::fill_n(total_squares_.get(), t.channels, 0.0);
-    std::fill_n(extremes_.get(), t.channels, Extremes<A>{});
+    if constexpr (kMoments) {
+      std::fill_n(mean_.get(), t.channels, 0.0);
+      std::fill_n(total_squares_.get(), t.channels, 0.0);
+    }
+    if constexpr (kExtremes) std::fill_n(extremes_.get(), t.channels, Extremes<A>{});
     x += t.n * p_.pixels * p_.c + t.channel;
     for (int64_t first = 0; first < p_.pixels; first += block_) {
       const int64_t count = std::min(block_, p_.pixels - first);
@@ -217,10 +219,12 @@ class SqueezeChannels {
   void sum_and_extremes(const T* x, Int<A> pixel, int64_t channels) {
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
       V v[G];
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) v[g] = load_lanes(x + g * p_.c + c, lanes);
       if constexpr (kExtremes) {
         LaneExtremes<A> lane{load(&max_[c]), load(&min_[c]), load_raw<I>(&argmax_[c]),
                              load_raw<I>(&argmin_[c])};
+#pragma GCC unroll 8
         for (int g = 0; g < G; ++g) lane.add(v[g], I{} + (pixel + g));
         store(&max_[c], lane.max);
         store(&min_[c], lane.min);
@@ -271,6 +275,7 @@ class SqueezeChannels {
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
       const V pivot = load(&pivot_[c]);
       V d[G], square[G];
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) {
         d[g] = load_lanes(x + g * p_.c + c, lanes) - pivot;
         square[g] = d[g] * d[g];
@@ -295,13 +300,13 @@ class SqueezeChannels {
 
 // ---- The table ----------------------------------------------------------------------------------
 
+// `share` is that of one pixel.
 template <class T>
-ATTN_INLINE void put_statistics(const Squeeze<T>& a, int64_t at, double sum, double squares,
-                                const Extremes<acc_t<T>>& extremes) {
+ATTN_INLINE void put_statistics(const Squeeze<T>& a, int64_t at, double share, double sum,
+                                double squares, const Extremes<acc_t<T>>& extremes) {
   using A = acc_t<T>;
-  const double pixels = static_cast<double>(a.planes.pixels);
-  if (a.mean != nullptr) a.mean[at] = static_cast<A>(sum / pixels);
-  if (a.var != nullptr) a.var[at] = static_cast<A>(squares / pixels);
+  if (a.mean != nullptr) a.mean[at] = static_cast<A>(sum * share);
+  if (a.var != nullptr) a.var[at] = static_cast<A>(squares * share);
   if (a.max != nullptr) {
     a.max[at] = extremes.max.value;
     a.argmax[at] = extremes.max.at;
@@ -315,20 +320,22 @@ ATTN_INLINE void put_statistics(const Squeeze<T>& a, int64_t at, double sum, dou
 template <class T, bool kMoments, bool kExtremes>
 void squeeze_planes(const Squeeze<T>& a, int64_t begin, int64_t end) {
   const int64_t pixels = a.planes.pixels;
+  const double share = 1.0 / static_cast<double>(pixels);
   for (int64_t plane = begin; plane < end; ++plane) {
     const SqueezePlane<T, kMoments, kExtremes> found(a.x + plane * pixels, pixels);
-    put_statistics(a, plane, found.sum(), found.squares(), found.extremes());
+    put_statistics(a, plane, share, found.sum(), found.squares(), found.extremes());
   }
 }
 
 template <class T, bool kMoments, bool kExtremes>
 void squeeze_channels(const Squeeze<T>& a, int64_t begin, int64_t end) {
   SqueezeChannels<T, kMoments, kExtremes> found(a.planes);
+  const double share = 1.0 / static_cast<double>(a.planes.pixels);
   for (int64_t task = begin; task < end; ++task) {
     const PlaneBlock t = plane_block(a.planes, task);
     found.run(a.x, t);
     for (int64_t c = 0; c < t.channels; ++c)
-      put_statistics(a, t.n * a.planes.c + t.channel + c, found.sum(c), found.squares(c),
+      put_statistics(a, t.n * a.planes.c + t.channel + c, share, found.sum(c), found.squares(c),
                      found.extremes(c));
   }
 }
