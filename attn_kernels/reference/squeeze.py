@@ -19,7 +19,7 @@ def statistic(x: torch.Tensor, name: str) -> torch.Tensor:
     if name == "mean":
         return pixels.mean(2)
     if name == "var":
-        return pixels.var(2, correction=0)
+        return (pixels - pixels.mean(2, keepdim=True)).square().mean(2)
     return extreme(pixels, name)[0]
 
 
