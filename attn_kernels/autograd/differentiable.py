@@ -113,8 +113,9 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
                     inputs[i] = t
                 return formula(*inputs)
 
-            _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
-            found = dict(zip(wanted, pull_back(gradients), strict=True))
+            outputs, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
+            cotangents = gradients if isinstance(outputs, tuple) else gradients[0]
+            found = dict(zip(wanted, pull_back(cotangents), strict=True))
             return tuple(found.get(i) for i in range(len(inputs)))
 
     return differentiable(name, Backward, formula, fold)
@@ -124,7 +125,8 @@ def saved_by(ctx, maps: int) -> list[Any]:
     """What ctx saved: some maps first, which the ops take in any strides, then what they take
     contiguous. Hooks on saved tensors may bring it back otherwise.
     """
-    first, others = ctx.saved_tensors[:maps], ctx.saved_tensors[maps:]
+    saved = ctx.saved_tensors  # read once: a checkpoint gives them out once
+    first, others = saved[:maps], saved[maps:]
     return [*first, *(t if t is None else t.contiguous() for t in others)]
 
 
