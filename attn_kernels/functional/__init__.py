@@ -7,8 +7,8 @@ and memory format. Parameters may have another floating dtype than x: they are u
 eager module would give.
 
 Each is one node for `torch.fx` and one call for `__torch_function__`, but for `squeeze_gate`, which
-is the nodes of its mix between two. Derivatives of every kind and
-order, forward mode and `torch.func` included, are said in `attn_kernels.autograd`.
+is the nodes of its mix between two. Derivatives of every kind and order, forward mode and
+`torch.func` included, are said in `attn_kernels.autograd`.
 """
 
 from .affine_gate import affine_gate
