@@ -1,5 +1,5 @@
-# make run | test | mutants | lint | bench | build | format | readme-table | gpu-check: see README.md
-# and CONTRIBUTING.md.
+# make run | test | mutants | lint | bench | budgets | build | format | readme-table | gpu-check: see
+# README.md and CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +9,13 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 # NVIDIA's compiler, for machines that have none: the tests compile every CUDA kernel.
 NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* \
 	nvidia-cuda-cccl==13.0.* nvidia-nvvm==13.0.*
-FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
+FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp benchmarks/gpusim/driver/*)
 FAIL = { echo "$(1)" >&2; exit 1; }
 
 # On a machine with a GPU: where the results folder goes.
 GPU_CHECK_OUT ?= out/gpu-check
 
-.PHONY: run test mutants lint bench readme-table build gpu-check format clean
+.PHONY: run test mutants lint bench budgets readme-table build gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
@@ -34,6 +34,10 @@ bench: build
 # Fills README.md's results from benchmarks/results.
 readme-table: $(VENV)/packages
 	$(BIN)/python -m benchmarks.readme_table
+
+# What the CUDA kernels cost by their machine code: benchmarks/budgets/budgets.csv, which a test holds.
+budgets: $(VENV)/packages $(VENV)/nvcc
+	$(BIN)/python -m benchmarks.budgets
 
 # Needs no network and makes no environment: PYTHON as it is, built in place.
 gpu-check:

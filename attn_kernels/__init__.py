@@ -3,13 +3,24 @@
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
-from .nn import GAMAttention, GAMChannelGate, SpatialAttention, SpatialGate
+from .nn import (
+    ChannelSE,
+    EfficientChannelAttention,
+    GAMAttention,
+    GAMChannelGate,
+    SpatialAttention,
+    SpatialGate,
+    SqueezeExcite,
+)
 
 __all__ = [
+    "ChannelSE",
+    "EfficientChannelAttention",
     "GAMAttention",
     "GAMChannelGate",
     "SpatialAttention",
     "SpatialGate",
+    "SqueezeExcite",
     "__version__",
     "available_backends",
     "functional",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import torch
 
 from .backends import DTYPES
+from .reference.squeeze import STATISTICS
 
 ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
 EPILOGUES = ("identity", "relu")
+_STRIDED = torch.strided  # looked up once: every call asks, of every operand
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -20,11 +25,15 @@ def check_feature_map(name: str, x: torch.Tensor) -> None:
         raise ValueError(f"{name}: expected C, H and W of at least 1, got {shape(x)}")
 
 
-def check_floating(name: str, t: torch.Tensor) -> None:
+def check_floating(name: str, t: Any) -> None:
+    """A dense tensor of a supported dtype."""
     if not isinstance(t, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
+    if t.layout != _STRIDED or t.is_nested:
+        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.").strip("_")
+        raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
 
 
 def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
@@ -33,7 +42,7 @@ def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
 
 
 def check_operand(name: str, t: torch.Tensor, expected: tuple[int, ...], x: torch.Tensor) -> None:
-    """A floating tensor of the expected shape on x's device."""
+    """A dense floating tensor of the expected shape on x's device."""
     check_floating(name, t)
     if t.shape != expected:
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {shape(t)}")
@@ -44,9 +53,10 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     """Arguments of spatial attention: weight (1, 2, K, K) with K odd and at most 15, bias (1,)."""
     check_feature_map("x", x)
     check_floating("weight", weight)
-    if weight.dim() != 4 or weight.shape[:2] != (1, 2) or weight.shape[2] != weight.shape[3]:
+    k = weight.shape[-1] if weight.dim() else 0
+    if weight.shape != (1, 2, k, k):
         raise ValueError(f"weight: expected shape (1, 2, K, K), got {shape(weight)}")
-    check_kernel_size("weight", weight.shape[2])
+    check_kernel_size("weight", k)
     check_same_device("weight", weight, x)
     if bias is not None:
         check_operand("bias", bias, (1,), x)
@@ -63,14 +73,54 @@ def check_view(scale: torch.Tensor | None, shift: torch.Tensor | None, x: torch.
             check_same_device(name, t, x)
 
 
+def check_factors(scale: torch.Tensor, shift: torch.Tensor | None, x: torch.Tensor) -> None:
+    """scale, and shift or None, of a gate: (C,), (N, C) or (N or 1, C, 1, 1)."""
+    given = [("scale", scale)] if shift is None else [("scale", scale), ("shift", shift)]
+    for name, t in given:
+        check_floating(name, t)
+        n, c = x.shape[:2]
+        if t.shape not in ((c,), (n, c), (n, c, 1, 1), (1, c, 1, 1)):
+            raise ValueError(
+                f"{name}: expected shape ({c},), ({n}, {c}) or ({n} or 1, {c}, 1, 1), "
+                f"got {shape(t)}"
+            )
+        check_same_device(name, t, x)
+
+
+def check_mixed(factors: tuple[Any, ...], x: torch.Tensor, any_dtype: bool) -> None:
+    """What a mix returned: scale, or scale and shift, each (N or 1, C, 1, 1) in x's dtype."""
+    if len(factors) not in (1, 2):
+        raise TypeError(f"mix: expected it to return scale or (scale, shift), got {len(factors)}")
+    for name, t in zip(("mix's scale", "mix's shift"), factors, strict=False):
+        check_floating(name, t)
+        n, c = x.shape[:2]
+        if t.shape not in ((n, c, 1, 1), (1, c, 1, 1)):
+            raise ValueError(f"{name}: expected shape ({n} or 1, {c}, 1, 1), got {shape(t)}")
+        if t.dtype != x.dtype and not any_dtype:
+            raise TypeError(f"{name}: expected {x.dtype} (as x), got {t.dtype}")
+        check_same_device(name, t, x)
+
+
+def check_statistics(name: str, statistics: object) -> None:
+    """A tuple or list of different statistics, at least one."""
+    if not isinstance(statistics, tuple | list):
+        raise TypeError(f"{name}: expected a tuple of names, got {statistics!r}")
+    if not statistics:
+        raise ValueError(f"{name}: expected at least one of {', '.join(STATISTICS)}, got none")
+    for statistic in statistics:
+        if statistic not in STATISTICS:
+            raise ValueError(f"{name}: expected some of {', '.join(STATISTICS)}, got {statistic!r}")
+    if len(set(statistics)) < len(statistics):
+        raise ValueError(f"{name}: expected each statistic once, got {statistics!r}")
+
+
 def check_epilogue(residual: torch.Tensor | None, activation: str, x: torch.Tensor) -> None:
     """What a gate ends with: a residual as x, or None, and an activation."""
     if residual is not None:
         check_operand("residual", residual, x.shape, x)
         if residual.dtype != x.dtype:
             raise TypeError(f"residual: expected {x.dtype} (as x), got {residual.dtype}")
-    if activation not in EPILOGUES:
-        raise ValueError(f"activation: expected one of {', '.join(EPILOGUES)}, got {activation!r}")
+    check_one_of("activation", activation, EPILOGUES)
 
 
 def check_gam(
@@ -98,10 +148,7 @@ def check_gam(
 
 
 def check_activation(activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-        )
+    check_one_of("activation", activation, ACTIVATIONS)
 
 
 def check_scale_gate(
@@ -114,10 +161,17 @@ def check_scale_gate(
     check_operand("shift", shift, x.shape[1:2], x)
 
 
-def check_int(name: str, value: object) -> None:
+def check_int(name: str, value: object, least: int | None = None) -> None:
     """For constructors: True is no number."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an int, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def check_one_of(name: str, value: object, known: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def check_bool(name: str, value: object) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ._version import __version__
 from .backends import BACKENDS, why_not
+from .libraries import file_of
 
 _SERVES = {
     "cuda": "CUDA tensors, hand-written kernels",
@@ -25,6 +26,10 @@ def info() -> None:
     console = Console()
     console.print(_versions())
     console.print(_backends())
+    for name in ("_cpu", "_cuda"):
+        file = file_of(name)
+        if file is not None:  # for those who load a model without this package: not in a table,
+            console.print(f"library {file}", soft_wrap=True, highlight=False)  # which cuts it off
 
 
 def _versions() -> Table:

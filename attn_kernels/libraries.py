@@ -15,16 +15,21 @@ _HERE = Path(__file__).parent
 _BUILD = "build it with `pip install -e . --no-build-isolation` (or `make build`)"
 
 
+def file_of(name: str) -> Path | None:
+    """Where the library `_cpu` or `_cuda` is."""
+    return min(_HERE.glob(f"{name}*.so"), default=None)
+
+
 def _load(name: str) -> str | None:
     """Load a library; the reason why not, or None."""
-    found = sorted(_HERE.glob(f"{name}*.so"))
-    if not found:
+    file = file_of(name)
+    if file is None:
         return f"the library attn_kernels/{name} was not built; {_BUILD}"
     try:
-        torch.ops.load_library(found[0])
+        torch.ops.load_library(file)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        return f"the library {found[0].name} does not load ({reason}); {_BUILD}"
+        return f"the library {file.name} does not load ({reason}); {_BUILD}"
     return None
 
 

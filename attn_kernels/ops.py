@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .flops import register_formulas
 from .libraries import missing
 
 
@@ -120,6 +121,42 @@ def _scale_gate_backward(dy, x, a, scale, shift):
     return _empty_like(x), _empty_like(x), *_accumulated(scale, shift, x=x)
 
 
+def _per_channel(x, asked_for=True, dtype=None):
+    return x.new_empty(x.shape[:2] if asked_for else (0,), dtype=dtype or acc_dtype(x))
+
+
+def _squeeze(x, statistics):
+    values = (_per_channel(x, statistics & bit) for bit in (1, 2, 4, 8))
+    return *values, *(_per_channel(x, statistics & bit, torch.int64) for bit in (4, 8))
+
+
+def _squeeze_backward(dr, x, scale, slope, offset, argmax, d_max, argmin, d_min):
+    return _empty_like(x)
+
+
+def _affine_gate(x, scale, shift, residual, activation):
+    return _empty_like(x)
+
+
+def _affine_gate_sums(dy, x, y):
+    dr = x.new_empty(0) if y is None else _empty_like(x)
+    return _per_channel(x), _per_channel(x), dr
+
+
+def _squeeze_carried(x, statistics):
+    return *_squeeze(x, statistics), *nothing(x)
+
+
+def _affine_gate_carried(x, scale, shift, residual, activation, token, carrier):
+    return _empty_like(x)
+
+
+def nothing(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token, as x, and a carrier, (N, C): zeros expanded from one element."""
+    zero, acc = x.new_zeros(()), x.new_zeros((), dtype=acc_dtype(x))
+    return zero.expand(x.shape), acc.expand(x.shape[:2])
+
+
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "channel_pool": _channel_pool,
     "channel_pool_backward": _channel_pool_backward,
@@ -131,6 +168,23 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "gam_channel_gate_backward": _gam_channel_gate_backward,
     "scale_gate": _scale_gate,
     "scale_gate_backward": _scale_gate_backward,
+    "squeeze": _squeeze,
+    "squeeze_backward": _squeeze_backward,
+    "affine_gate": _affine_gate,
+    "affine_gate_sums": _affine_gate_sums,
+    "squeeze_carried": _squeeze_carried,
+    "affine_gate_carried": _affine_gate_carried,
+}
+
+# What other ops make up, whatever the device.
+_COMPOSITES: dict[str, Callable[..., Any]] = {
+    "squeeze_carried": lambda x, statistics: (
+        *torch.ops.attn_kernels.squeeze.default(x, statistics),
+        *nothing(x),
+    ),
+    "affine_gate_carried": lambda x, scale, shift, residual, activation, token, carrier: (
+        torch.ops.attn_kernels.affine_gate.default(x, scale, shift, residual, activation)
+    ),
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.
@@ -140,6 +194,20 @@ _TRITON_KERNELS = (
     "scale_gate",
     "scale_gate_backward",
 )
+
+
+def _on_one_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The dispatcher picks a kernel by one argument: the others may be anywhere."""
+
+    def guarded(x, *others):
+        for t in others:
+            if isinstance(t, torch.Tensor) and t.device != x.device:
+                raise RuntimeError(
+                    f"attn_kernels: expected all tensors on one device, got {x.device}, {t.device}"
+                )
+        return kernel(x, *others)
+
+    return guarded
 
 
 def _triton_kernel(name: str):
@@ -156,9 +224,14 @@ def __getattr__(name: str) -> Any:
 
 
 if missing["cpu"] is None:
+    register_formulas()
     for _name, _fake in _FAKE_KERNELS.items():
-        torch.library.register_fake(f"attn_kernels::{_name}", _fake)
+        torch.library.register_fake(f"attn_kernels::{_name}", _on_one_device(_fake))
         globals()[_name] = getattr(torch.ops.attn_kernels, _name).default
+    for _name, _composite in _COMPOSITES.items():
+        torch.library.impl(f"attn_kernels::{_name}", "CompositeExplicitAutograd", _composite)
     if missing["triton"] is None:
         for _name in _TRITON_KERNELS:
-            torch.library.impl(f"attn_kernels::{_name}", "CUDA", _triton_kernel(_name))
+            torch.library.impl(
+                f"attn_kernels::{_name}", "CUDA", _on_one_device(_triton_kernel(_name))
+            )

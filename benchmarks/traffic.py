@@ -91,30 +91,34 @@ def scale_limit(s: Sizes) -> Traffic:
 
 
 def spatial_gate_ours(s: Sizes) -> Traffic:
-    """Forward: pool reads x, writes pooled (2 A); conv_gate reads pooled and x, writes map and y.
+    """Forward: pool reads x, writes pooled (2 A); map reads that, writes map; gate reads map and x,
+    writes y.
 
     Backward: d_logit reads dy, x, map and pooled's max, writes d_logit and the int32 argmax (half
-    an I); d_weight reads d_logit and pooled; d_input reads dy, map, d_logit and argmax, writes dx.
-    With reuse the second x (forward) and the second dy (backward) come from the cache, and so does
-    the argmax.
+    an I); the transposed stencil reads d_logit, writes d_pooled (2 A); d_input reads dy, map,
+    d_pooled and argmax, writes dx; d_weight reads d_logit and pooled. With reuse the second x
+    (forward) and the second dy (backward) come from the cache, and so does the argmax.
     """
     second = 0 if s.reuse else s.X
     argmax = 0 if s.reuse else s.I
-    return Traffic(2 * s.X + second + 5 * s.A, 3 * s.X + second + argmax + 8 * s.A)
+    return Traffic(2 * s.X + second + 6 * s.A, 3 * s.X + second + argmax + 12 * s.A)
 
 
 def spatial_attention_ours(s: Sizes) -> Traffic:
     """Forward: pool reads x, writes pooled; the convolution reads pooled, writes map: 5 A.
 
-    Backward: d_map and map to d_logit and d_pooled (2 A read, 3 A written); dx is written from
-    d_pooled, the maximum's channel being looked for in x again; d_weight reads d_logit and pooled.
+    Backward: d_map and map to d_logit and d_pooled (2 A read, 3 A written); the maximum's channel
+    is looked for in x again; dx is written from d_pooled and that; d_weight reads d_logit and
+    pooled.
     """
-    return Traffic(s.X + 5 * s.A, 2 * s.X + 10 * s.A)
+    argmax = 0 if s.reuse else s.I
+    return Traffic(s.X + 5 * s.A, 2 * s.X + argmax + 10 * s.A)
 
 
 def channel_pool_ours(s: Sizes) -> Traffic:
     """Forward is the limit. Backward reads x too, to find the maximum's channel again."""
-    return Traffic(s.X + 2 * s.P, 2 * s.X + 2 * s.P)
+    argmax = 0 if s.reuse else s.I
+    return Traffic(s.X + 2 * s.P, 2 * s.X + argmax + 2 * s.P)
 
 
 def gam_ours(s: Sizes) -> Traffic:

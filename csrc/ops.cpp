@@ -55,4 +55,36 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "scale_gate_backward(Tensor dy, Tensor x, Tensor a, Tensor scale, Tensor shift)"
       " -> (Tensor dx, Tensor da, Tensor d_scale, Tensor d_shift)");
+
+  // statistics: the sum of 1 (mean), 2 (biased variance), 4 (max), 8 (min). Results are (N, C) in
+  // acc, argmax and argmin int64 pixels in row-major order; (0,) where not asked for.
+  m.def(
+      "squeeze(Tensor x, int statistics)"
+      " -> (Tensor mean, Tensor var, Tensor max, Tensor min, Tensor argmax, Tensor argmin)");
+  // dx = scale * dr + slope * x + offset + [pixel == argmax] d_max + [pixel == argmin] d_min, with
+  // coefficients (N, C) in acc. dr and scale, argmax and d_max, argmin and d_min come together.
+  m.def(
+      "squeeze_backward(Tensor? dr, Tensor x, Tensor? scale, Tensor? slope, Tensor? offset,"
+      " Tensor? argmax, Tensor? d_max, Tensor? argmin, Tensor? d_min) -> Tensor dx");
+
+  // y = activation(scale * x + shift + residual); scale and shift (N, C) in acc; activation:
+  // "identity" or "relu".
+  m.def(
+      "affine_gate(Tensor x, Tensor scale, Tensor? shift, Tensor? residual, str activation)"
+      " -> Tensor y");
+  // Sums over pixels of dr * x and of dr, (N, C) in acc. dr = dy where y, the result of a ReLU, is
+  // not 0, a map; without y dr is dy itself, and what returns in its place is (0,).
+  m.def(
+      "affine_gate_sums(Tensor dy, Tensor x, Tensor? y)"
+      " -> (Tensor d_scale, Tensor d_shift, Tensor dr)");
+
+  // The two ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze and
+  // affine_gate as above, with a token (as x) and a carrier (N, C) between them that hold nothing.
+  m.def(
+      "squeeze_carried(Tensor x, int statistics)"
+      " -> (Tensor mean, Tensor var, Tensor max, Tensor min, Tensor argmax, Tensor argmin,"
+      " Tensor token, Tensor carrier)");
+  m.def(
+      "affine_gate_carried(Tensor x, Tensor scale, Tensor? shift, Tensor? residual,"
+      " str activation, Tensor token, Tensor carrier) -> Tensor y");
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 
 def small(op, device, shape=(2, 3, 4, 3)):
@@ -152,6 +153,16 @@ class Derivatives:
         def found(f):
             one = torch.func.grad(lambda x, *t: loss(f(x[None], *t)), arguments)
             return torch.vmap(one, in_dims)(x, *parameters)
+
+        assert_same(found, self.op)
+
+    def test_checkpoint(self, device):
+        """What is saved is computed again, and given out once."""
+        inputs = small(self.op, device)
+
+        def found(f):
+            given = leaves(inputs)
+            return torch.autograd.grad(loss(checkpoint(f, *given, use_reentrant=False)), given)
 
         assert_same(found, self.op)
 

@@ -9,6 +9,7 @@ import torch
 
 from attn_kernels import verify
 from attn_kernels.__main__ import main
+from attn_kernels.libraries import file_of
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -22,6 +23,7 @@ def test_info(monkeypatch, capsys):
     assert code == 0
     for word in ("attn-kernels", torch.__version__, "cuda", "triton", "cpu", "reference"):
         assert word in output.out
+    assert f"library {file_of('_cpu')}\n" in output.out
 
 
 def test_verify(monkeypatch, capsys):

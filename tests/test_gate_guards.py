@@ -82,18 +82,26 @@ def test_an_x_of_another_kind_is_refused(op, kind):
         call(op, operands)
 
 
-@pytest.mark.parametrize("op", OPERANDS)
-@pytest.mark.parametrize(
-    "empty", [(0, C, H, W), (N, C, 0, W), (N, C, H, 0), (0, C, 0, 0), (0, C, 1, 1)], ids=str
-)
-def test_maps_without_elements(op, empty):
-    """Nothing comes of nothing: gradients of parameters are zeros."""
-    operands = {
-        name: t.new_empty((empty[0], t.shape[1], *empty[2:])) if t.dim() == 4 else t
+def with_maps_of(op: str, n: int, h: int, w: int) -> dict[str, torch.Tensor]:
+    return {
+        name: t.new_empty((n, t.shape[1], h, w)) if t.dim() == 4 else t
         for name, t in operands_of(op).items()
     }
-    for result in torch.utils._pytree.tree_leaves(call(op, operands)):
+
+
+@pytest.mark.parametrize("op", OPERANDS)
+@pytest.mark.parametrize("size", [(H, W), (1, 1)], ids=str)
+def test_maps_without_images(op, size):
+    """Nothing comes of nothing: gradients of parameters are zeros."""
+    for result in torch.utils._pytree.tree_leaves(call(op, with_maps_of(op, 0, *size))):
         assert torch.equal(result, torch.zeros_like(result))
+
+
+@pytest.mark.parametrize("op", OPERANDS)
+@pytest.mark.parametrize(("n", "h", "w"), [(N, 0, W), (N, H, 0), (0, 0, 0)])
+def test_maps_without_pixels_are_refused(op, n, h, w):
+    with pytest.raises(RuntimeError, match="x must have C, H and W of at least 1"):
+        call(op, with_maps_of(op, n, h, w))
 
 
 @pytest.mark.parametrize("op", OPERANDS)
@@ -109,7 +117,7 @@ def test_without_channels_or_hidden_units(op, without):
         else t.new_empty([renamed[size] for size in t.shape])
         for name, t in operands_of(op).items()
     }
-    if op.startswith("gam"):
+    if without == "channels" or op.startswith("gam"):
         with pytest.raises(RuntimeError, match="attn_kernels"):
             call(op, operands)
     else:

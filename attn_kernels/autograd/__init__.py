@@ -13,24 +13,32 @@ gets the same gradients as a user of the modules. Which path a call takes:
 | `torch.vmap`                           | op, the batch folded into N (see `vmap.py`)       |
 | forward mode: `jvp`, `jacfwd`,         | formula         | formula                         |
 | `hessian`, `linearize`, `forward_ad`   |                 |                                 |
+| `torch.onnx.export(dynamo=True)`       | formula         |                                 |
 | `use_backend("reference")`             | formula         | PyTorch's, of the formula       |
 
 "Formula" is the op in PyTorch's own operations, from `attn_kernels.reference`: right for every
 derivative there is, but not fused.
 """
 
+from .affine_gate import affine_gate
 from .batch_statistics import batch_statistics
+from .carried import affine_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
+from .squeeze import squeeze
 
 __all__ = [
+    "affine_gate",
+    "affine_gate_carried",
     "batch_statistics",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
     "spatial_attention",
     "spatial_gate",
+    "squeeze",
+    "squeeze_carried",
 ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+from torch._C import (
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _get_tracing_state,
+)
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
@@ -25,7 +30,8 @@ def differentiable(
     """Registers the derivatives of the op `name` at the dispatcher; returns the way to call it.
 
     `function` has setup_context and backward; its forward is the op. `formula` is the op in
-    PyTorch's own operations, with the same arguments and results: forward mode goes through it.
+    PyTorch's own operations, with the same arguments and results: forward mode and ONNX go
+    through it.
     `fold` is how a batch of `torch.vmap` is folded into N.
     """
     if missing["cpu"] is not None:
@@ -46,7 +52,9 @@ def differentiable(
             torch._C._set_fwd_grad_enabled(False)
 
     def dispatched(keyset, *args):
-        if forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args):
+        if _is_for_onnx() or (
+            forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args)
+        ):
             return formula(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             with enable_single_level_autograd_function():
@@ -56,7 +64,12 @@ def differentiable(
 
     def run(*args):
         """The op; in plain eager mode without the dispatcher's detour through Python."""
-        if _is_transformed():
+        if (  # compile, export, trace, torch.func and forward mode must see the op itself
+            torch.compiler.is_compiling()
+            or _are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or _get_tracing_state() is not None
+        ):
             return op(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return apply(*args)
@@ -69,14 +82,9 @@ def differentiable(
     return run
 
 
-def _is_transformed() -> bool:
-    """Whether compile, export, trace, torch.func or forward mode must see the op itself."""
-    return (
-        torch.compiler.is_compiling()
-        or _are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+def _is_for_onnx() -> bool:
+    """Whether the op is to end in a graph of ONNX's own operators."""
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def _has_tangent(t: object) -> bool:
@@ -105,8 +113,9 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
                     inputs[i] = t
                 return formula(*inputs)
 
-            _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
-            found = dict(zip(wanted, pull_back(gradients), strict=True))
+            outputs, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
+            cotangents = gradients if isinstance(outputs, tuple) else gradients[0]
+            found = dict(zip(wanted, pull_back(cotangents), strict=True))
             return tuple(found.get(i) for i in range(len(inputs)))
 
     return differentiable(name, Backward, formula, fold)
@@ -116,7 +125,8 @@ def saved_by(ctx, maps: int) -> list[Any]:
     """What ctx saved: some maps first, which the ops take in any strides, then what they take
     contiguous. Hooks on saved tensors may bring it back otherwise.
     """
-    first, others = ctx.saved_tensors[:maps], ctx.saved_tensors[maps:]
+    saved = ctx.saved_tensors  # read once: a checkpoint gives them out once
+    first, others = saved[:maps], saved[maps:]
     return [*first, *(t if t is None else t.contiguous() for t in others)]
 
 

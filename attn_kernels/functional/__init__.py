@@ -10,16 +10,22 @@ Each is one node for `torch.fx` and one call for `__torch_function__`. Derivativ
 order, forward mode and `torch.func` included, are said in `attn_kernels.autograd`.
 """
 
+from .affine_gate import affine_gate
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
+from .squeeze import squeeze
+from .squeeze_gate import squeeze_gate
 
 __all__ = [
+    "affine_gate",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
     "spatial_attention",
     "spatial_gate",
+    "squeeze",
+    "squeeze_gate",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import ops
+from ..reference.affine_gate import per_channel
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -36,9 +37,15 @@ def affine_view(
     if scale is None and shift is None:
         return None, None
     size, acc = x.shape[:2], ops.acc_dtype(x)
-    scale = x.new_ones(size, dtype=acc) if scale is None else scale.to(acc).expand(size)
-    shift = x.new_zeros(size, dtype=acc) if shift is None else shift.to(acc).expand(size)
-    return scale.contiguous(), shift.contiguous()
+    return (
+        x.new_ones(size, dtype=acc) if scale is None else coefficient(scale, x),
+        x.new_zeros(size, dtype=acc) if shift is None else coefficient(shift, x),
+    )
+
+
+def coefficient(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """(C,), (N, C) or (N or 1, C, 1, 1) as the ops take it: (N, C), in the accumulate dtype."""
+    return per_channel(t).to(ops.acc_dtype(x)).expand(x.shape[:2]).contiguous()
 
 
 def kept(p: torch.Tensor) -> torch.Tensor:
@@ -56,10 +63,25 @@ def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.
 
 def map_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of the eager module's map: autocast narrows its convolution, but never float64."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if x.dtype == torch.float64 or not autocasts(x):
         return x.dtype
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.get_autocast_dtype(x.device.type)
+
+
+def autocasts(x: torch.Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():  # the usual case, in one look
+        return False
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def product_dtype(x: torch.Tensor, *factors: torch.Tensor | None) -> torch.dtype:
+    """x's dtype; under autocast that of the eager product of x and such factors."""
+    dtype = x.dtype
+    if autocasts(x):
+        for t in factors:
+            dtype = dtype if t is None else torch.promote_types(dtype, t.dtype)
+    return dtype
 
 
 def as_eager(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,18 @@
 """Drop-in modules: the parameters and state_dict keys of the usual eager ones, nothing else."""
 
+from .channel_se import ChannelSE
+from .efficient_channel_attention import EfficientChannelAttention
 from .gam import GAMAttention, GAMChannelGate
 from .spatial_attention import SpatialAttention
 from .spatial_gate import SpatialGate
+from .squeeze_excite import SqueezeExcite
 
-__all__ = ["GAMAttention", "GAMChannelGate", "SpatialAttention", "SpatialGate"]
+__all__ = [
+    "ChannelSE",
+    "EfficientChannelAttention",
+    "GAMAttention",
+    "GAMChannelGate",
+    "SpatialAttention",
+    "SpatialGate",
+    "SqueezeExcite",
+]

@@ -46,6 +46,14 @@ inline bool is_channels_last_in_part(const Tensor& x) {
   return h * w > 1 && step > 0 && (h == 1 || step < x.stride(2)) && (w == 1 || step < x.stride(3));
 }
 
+// Whether t is where x is: a kernel would read what is elsewhere as if it were here.
+inline bool on_device_of(const Tensor& x, const Tensor& t) {
+  int32_t type_of_x, type_of_t;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type_of_x));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type_of_t));
+  return type_of_t == type_of_x && t.get_device_index() == x.get_device_index();
+}
+
 // NCHW where x is contiguous, else channels_last where it is that, else a copy: in channels_last
 // where x is part of such a map, else in NCHW. `memory_format` of attn_kernels/ops.py says the
 // same.
@@ -61,12 +69,13 @@ inline FeatureMap feature_map(const Tensor& x) {
   return {torch::stable::contiguous(x, format), n, c, h, w, channels_last};
 }
 
-// A map of x's shape and dtype and of any strides, laid out as x is.
+// A map of x's shape, dtype and device and of any strides, laid out as x is.
 inline Tensor laid_out_as(const Tensor& gradient, const FeatureMap& x) {
-  STD_TORCH_CHECK(gradient.dim() == 4 && gradient.size(0) == x.n && gradient.size(1) == x.c &&
+  STD_TORCH_CHECK(on_device_of(x.tensor, gradient) && gradient.dim() == 4 &&
+                      gradient.size(0) == x.n && gradient.size(1) == x.c &&
                       gradient.size(2) == x.h && gradient.size(3) == x.w &&
                       gradient.scalar_type() == x.dtype(),
-                  "attn_kernels: expected a map of the shape and dtype of x");
+                  "attn_kernels: expected a map of the shape, dtype and device of x");
   const bool is_so = x.channels_last ? is_channels_last(gradient) : gradient.is_contiguous();
   return is_so ? gradient : torch::stable::contiguous(gradient, x.format());
 }
@@ -114,20 +123,20 @@ inline int stencil_width(const Tensor& weight, const FeatureMap& x) {
 
 // The gradient of a statistic, of any strides and dtype, as check_statistic wants it.
 inline Tensor as_statistic(const Tensor& gradient, const FeatureMap& x, int64_t channels) {
-  STD_TORCH_CHECK(gradient.dim() == 4 && gradient.size(0) == x.n && gradient.size(1) == channels &&
-                      gradient.size(2) == x.h && gradient.size(3) == x.w,
-                  "attn_kernels: expected a (N, ", channels,
-                  ", H, W) gradient with x's N, H and W");
+  STD_TORCH_CHECK(
+      on_device_of(x.tensor, gradient) && gradient.dim() == 4 && gradient.size(0) == x.n &&
+          gradient.size(1) == channels && gradient.size(2) == x.h && gradient.size(3) == x.w,
+      "attn_kernels: expected a (N, ", channels, ", H, W) gradient with x's N, H, W and device");
   return torch::stable::contiguous(torch::stable::to(gradient, x.acc_dtype()));
 }
 
 // A saved statistic: (n, channels, h, w), contiguous, of the accumulate dtype.
 inline void check_statistic(const Tensor& t, const FeatureMap& x, int64_t channels) {
-  STD_TORCH_CHECK(t.is_contiguous() && t.scalar_type() == x.acc_dtype() && t.dim() == 4 &&
-                      t.size(0) == x.n && t.size(1) == channels && t.size(2) == x.h &&
-                      t.size(3) == x.w,
+  STD_TORCH_CHECK(on_device_of(x.tensor, t) && t.is_contiguous() &&
+                      t.scalar_type() == x.acc_dtype() && t.dim() == 4 && t.size(0) == x.n &&
+                      t.size(1) == channels && t.size(2) == x.h && t.size(3) == x.w,
                   "attn_kernels: a saved statistic must be contiguous, (N, ", channels,
-                  ", H, W) and of the accumulate dtype");
+                  ", H, W), of the accumulate dtype and on x's device");
 }
 
 // A parameter of the given sizes, contiguous and of the accumulate dtype or, `or_of_x`, x's dtype.
@@ -135,18 +144,18 @@ template <size_t D>
 void check_parameter(const char* name, const Tensor& t, const FeatureMap& x,
                      const std::array<int64_t, D>& sizes, bool or_of_x = false) {
   const ScalarType dtype = t.scalar_type();
-  bool fits = t.is_contiguous() && t.dim() == D &&
+  bool fits = on_device_of(x.tensor, t) && t.is_contiguous() && t.dim() == D &&
               (dtype == x.acc_dtype() || (or_of_x && dtype == x.dtype()));
   for (size_t d = 0; fits && d < D; ++d) fits = t.size(d) == sizes[d];
   STD_TORCH_CHECK(fits, "attn_kernels: ", name, " must be contiguous, of the accumulate dtype",
-                  or_of_x ? " or x's dtype" : "", " and fit to x's channels");
+                  or_of_x ? " or x's dtype" : "", ", on x's device and fit to x's channels");
 }
 
-// A map of any strides, of x's shape and dtype.
+// A map of any strides, of x's shape and dtype and on its device.
 inline void check_same_shape(const char* name, const Tensor& t, const FeatureMap& x) {
-  STD_TORCH_CHECK(t.scalar_type() == x.dtype() && t.dim() == 4 && t.size(0) == x.n &&
-                      t.size(1) == x.c && t.size(2) == x.h && t.size(3) == x.w,
-                  "attn_kernels: ", name, " must be of x's shape and dtype");
+  STD_TORCH_CHECK(on_device_of(x.tensor, t) && t.scalar_type() == x.dtype() && t.dim() == 4 &&
+                      t.size(0) == x.n && t.size(1) == x.c && t.size(2) == x.h && t.size(3) == x.w,
+                  "attn_kernels: ", name, " must be of x's shape and dtype, on its device");
 }
 
 }  // namespace attn_kernels

@@ -4,7 +4,9 @@
 
 #include <cstdint>
 
+#include "affine_gate_args.h"
 #include "spatial_args.h"
+#include "squeeze_args.h"
 #include "types.h"
 
 namespace attn_kernels {
@@ -100,6 +102,10 @@ struct Kernels {
   GamPasses<T, native_t<T>> gam_native;
   void (*scale_gate)(const ScaleGate<T>&, int64_t begin, int64_t end);
   void (*scale_gate_backward)(const ScaleGateBackward<T>&, int64_t begin, int64_t end);
+  void (*squeeze)(const Squeeze<T>&, int64_t begin, int64_t end);
+  void (*squeeze_backward)(const SqueezeBackward<T>&, int64_t begin, int64_t end);
+  void (*affine_gate)(const AffineGate<T>&, int64_t begin, int64_t end);
+  void (*affine_gate_sums)(const AffineGateSums<T>&, int64_t begin, int64_t end);
 };
 
 // Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two

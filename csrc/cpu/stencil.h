@@ -52,9 +52,10 @@ struct Rows {
 
 template <class A>
 bool all_finite(const A* values, int64_t count) {
-  A zero = 0;
-  for (int64_t i = 0; i < count; ++i) zero += values[i] * 0;
-  return zero == 0;
+  Vec<A> zero{};  // NaN where a value is not finite
+  for_each_vector<A>(count,
+                     [&](int64_t i, auto lanes) { zero += load_lanes(values + i, lanes) * 0; });
+  return sum_of_lanes<A>(zero) == 0;
 }
 
 // fn(tap, value) for the values under the stencil of column x of row j.

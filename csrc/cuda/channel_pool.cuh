@@ -1,10 +1,11 @@
-// Mean and max over the channels, and their gradient.
-//   pool           x (N, C, H, W) -> pooled (N, 2, H, W)              reads x once
-//   pool_backward  x, d_pooled (N, 2, H, W) -> dx (N, C, H, W)        reads x once, writes dx once
-// x and dx are NCHW or channels_last, pooled and d_pooled contiguous.
+// Mean and max over the channels, and which channel holds the max.
+//   Pool     x (N, C, H, W) -> pooled (N, 2, H, W)      reads x once
+//   ArgMax   x -> argmax (N, 1, H, W)                   reads x once
+// x is NCHW or channels_last, taken through an affine view where there is one; what is per pixel is
+// contiguous. They walk over x as reduce.cuh says; the gradient of x is in input_gradient.cuh.
 #pragma once
 
-#include "tile.cuh"
+#include "reduce.cuh"
 
 namespace attn_kernels {
 
@@ -13,45 +14,53 @@ struct PoolStat {
   Real sum, max;
 };
 
-template <class T, class Out, bool kChannelsLast, int V>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    pool_kernel(Shape shape, Tiling tiling, const T* __restrict__ x, Out* __restrict__ pooled) {
+template <class T, class Out, bool kView>
+struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
   using Real = Acc<T>;
-  const Tile<kChannelsLast, V> tile(shape, tiling, blockIdx.x);
-  const int j = tile.first_pixel;
+  using Stat = PoolStat<Real>;
+  struct Pixel {};
+  template <int V>
+  struct Raw {
+    Vector<T, V> x;
+  };
 
-  PoolStat<Real> stat[V];
-  for (int i = 0; i < V; ++i) stat[i] = {Real(0), Real(-INFINITY)};
-  if (j < tile.count) {
-    Real batch[V];
-    for_channels(
-        tile,
-        [&] {
-          for (int i = 0; i < V; ++i) batch[i] = 0;
-        },
-        [&](int channel) {
-          Real value[V];
-          load(x + tile.offset(channel, j), value);
-          for (int i = 0; i < V; ++i) {
-            batch[i] += value[i];
-            stat[i].max = nan_max(stat[i].max, value[i]);
-          }
-        },
-        [&] {
-          for (int i = 0; i < V; ++i) stat[i].sum += batch[i];
-        });
+  Out* pooled;
+
+  template <int V>
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
+  }
+  __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
+  template <int V>
+  __device__ void pixels(int64_t, int64_t, Pixel (&)[V]) const {}
+
+  static __device__ Stat none() { return {Real(0), Real(-INFINITY)}; }
+  template <int V>
+  __device__ void add(Stat& stat, Real& part, Pixel, const Raw<V>& raw, int i,
+                      View<Real, kView> view, int) const {
+    const Real value = view(widen(raw.x.value[i]));
+    part += value;
+    stat.max = number_max(stat.max, value);
+  }
+  template <int V>
+  __device__ void arrived(Raw<V>&) const {}
+  template <int V>
+  __device__ void keep(const Raw<V>&, int64_t, int) const {}
+  static __device__ void close(Stat& stat, Real part) { stat.sum += part; }
+
+  // number_max passes over NaN, which the sum doesn't.
+  static __device__ bool unsure(const Stat& stat, Pixel) { return stat.sum != stat.sum; }
+  static __device__ void settle(Stat& stat, Real value, int) {
+    stat.max = nan_max(stat.max, value);
   }
 
-  fold_channels(
-      tile, stat, dynamic_shared<PoolStat<Real>>(),
-      [](PoolStat<Real> a, PoolStat<Real> b) {
-        return PoolStat<Real>{a.sum + b.sum, nan_max(a.max, b.max)};
-      },
-      [&](int pixel, PoolStat<Real> total) {
-        pooled[tile.at(pixel, 2, 0)] = narrow<Out>(total.sum / Real(shape.c));
-        pooled[tile.at(pixel, 2, 1)] = narrow<Out>(total.max);
-      });
-}
+  static __device__ Stat combine(Stat a, Stat b) { return {a.sum + b.sum, nan_max(a.max, b.max)}; }
+  __device__ void finish(int64_t image, int64_t pixel, Stat total) const {
+    Out* mean = pooled + image * 2 * this->shape.hw + pixel;
+    mean[0] = narrow<Out>(total.sum / Real(this->shape.c));
+    mean[this->shape.hw] = narrow<Out>(total.max);
+  }
+};
 
 template <class Real>
 struct Candidate {
@@ -59,63 +68,52 @@ struct Candidate {
   int channel;
 };
 
-// The larger value; NaN is larger than all; the lower channel if neither is.
-template <class Real>
-__device__ __forceinline__ Candidate<Real> better(Candidate<Real> a, Candidate<Real> b) {
-  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-  const bool b_larger = (b.value > a.value) | (b_nan & !a_nan);
-  const bool same = (b.value == a.value) | (b_nan & a_nan);
-  return b_larger || (same && b.channel < a.channel) ? b : a;
-}
-
-template <class T, bool kChannelsLast, int V>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    pool_backward_kernel(Shape shape, Tiling tiling, const T* __restrict__ x,
-                         const Acc<T>* __restrict__ d_pooled, T* __restrict__ dx) {
+template <class T, bool kView>
+struct ArgMax : Reduction<T, Candidate<Acc<T>>, kView> {
   using Real = Acc<T>;
-  using TileType = Tile<kChannelsLast, V>;
-  const TileType tile(shape, tiling, blockIdx.x);
-  const int j = tile.first_pixel;
+  using Stat = Candidate<Real>;
+  struct Pixel {};
+  template <int V>
+  struct Raw {
+    Vector<T, V> x;
+  };
 
-  Candidate<Real> best[V];
-  for (int i = 0; i < V; ++i) best[i] = {Real(-INFINITY), shape.c};
-  if (j < tile.count) {
-#pragma unroll 4
-    for (int channel = tile.first_channel; channel < tile.last_channel;
-         channel += tile.channel_step) {
-      Real value[V];
-      load(x + tile.offset(channel, j), value);
-      for (int i = 0; i < V; ++i) {
-        best[i] = better(best[i], {value[i], channel + TileType::channel(i)});
-      }
-    }
-  }
+  int* argmax;
 
-  auto* candidates = dynamic_shared<Candidate<Real>>();  // (partials, pixels)
-  int* argmax = reinterpret_cast<int*>(candidates + tile.partials * tile.pixels);  // (pixels)
-  fold_channels(
-      tile, best, candidates, [](Candidate<Real> a, Candidate<Real> b) { return better(a, b); },
-      [&](int pixel, Candidate<Real> total) { argmax[pixel] = total.channel; });
-  __syncthreads();
+  template <int V>
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
+  }
+  __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
+  template <int V>
+  __device__ void pixels(int64_t, int64_t, Pixel (&)[V]) const {}
 
-  if (j >= tile.count) return;
-  Real d_mean[TileType::kPixels], d_max[TileType::kPixels];
-  int top[TileType::kPixels];
-  for (int i = 0; i < TileType::kPixels; ++i) {
-    d_mean[i] = d_pooled[tile.at(j + i, 2, 0)] / Real(shape.c);
-    d_max[i] = d_pooled[tile.at(j + i, 2, 1)];
-    top[i] = argmax[j + i];
+  __device__ Stat none() const { return {Real(-INFINITY), this->shape.c}; }
+  // NaN is larger than all, and the last that comes, which has the lowest channel, wins.
+  template <int V>
+  __device__ void add(Stat& stat, Real&, Pixel, const Raw<V>& raw, int i, View<Real, kView> view,
+                      int channel) const {
+    const Real value = view(widen(raw.x.value[i]));
+    if (value >= stat.value || value != value) stat = {value, channel};
   }
-  for (int channel = tile.first_channel; channel < tile.last_channel;
-       channel += tile.channel_step) {
-    Real value[V];
-    for (int i = 0; i < V; ++i) {
-      const int p = TileType::pixel(i);
-      const bool is_top = channel + TileType::channel(i) == top[p];
-      value[i] = d_mean[p] + (is_top ? d_max[p] : Real(0));
-    }
-    store_streaming(dx + tile.offset(channel, j), value);
+  template <int V>
+  __device__ void arrived(Raw<V>&) const {}
+  template <int V>
+  __device__ void keep(const Raw<V>&, int64_t, int) const {}
+  static __device__ void close(Stat&, Real) {}
+  static __device__ bool unsure(const Stat&, Pixel) { return false; }
+  static __device__ void settle(Stat&, Real, int) {}
+
+  // The larger value; NaN is larger than all; the lower channel if neither is.
+  static __device__ Stat combine(Stat a, Stat b) {
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    const bool b_larger = (b.value > a.value) | (b_nan & !a_nan);
+    const bool same = (b.value == a.value) | (b_nan & a_nan);
+    return b_larger || (same && b.channel < a.channel) ? b : a;
   }
-}
+  __device__ void finish(int64_t image, int64_t pixel, Stat total) const {
+    argmax[image * this->shape.hw + pixel] = total.channel;
+  }
+};
 
 }  // namespace attn_kernels

@@ -9,21 +9,40 @@
 #include <optional>
 #include <tuple>
 
-#include "../common/feature_map.h"
+#include "../common/spatial_operands.h"
 #include "cuda_launch.h"
-#include "launch.h"
+#include "launch_gate.h"
 
 namespace attn_kernels {
+
+template <class T>
+const T* in(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+const T* in(const std::optional<Tensor>& tensor) {
+  return tensor ? in<T>(*tensor) : nullptr;
+}
+
+template <class T>
+T* out(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
 
 inline Shape shape_of(const FeatureMap& x) { return {x.n, x.c, x.h, x.w}; }
 
 // Channels and columns are counted in int, in strides of some thousand.
 constexpr int64_t kLargestSize = int64_t{1} << 30;
+// Steps from channel to channel are counted in 32 bits.
+constexpr int64_t kLargestPlane = (int64_t{1} << 32) - 1;
 
 // x as the kernels take it.
 inline FeatureMap cuda_feature_map(const Tensor& x) {
   STD_TORCH_CHECK(is_on_gpu(x), "attn_kernels: x must be a CUDA tensor");
   const FeatureMap input = feature_map(x);
+  STD_TORCH_CHECK(input.h <= kLargestPlane / input.w, "attn_kernels: H * W of x must be at most ",
+                  kLargestPlane);
   for (const int64_t size : {input.c, input.h, input.w}) {
     STD_TORCH_CHECK(size >= 1 && size <= kLargestSize,
                     "attn_kernels: C, H and W of x must be 1 to ", kLargestSize, ", got ", size);
@@ -36,25 +55,79 @@ inline void check_device(const char* name, const Tensor& tensor, const FeatureMa
                   "attn_kernels: ", name, " must be on the device of x");
 }
 
-// K of weight (1, 2, K, K).
-inline int checked_kernel_size(const Tensor& weight, const FeatureMap& x) {
+inline void check_device(const char* name, const std::optional<Tensor>& tensor,
+                         const FeatureMap& x) {
+  if (tensor) check_device(name, *tensor, x);
+}
+
+// The convolution, as the kernels take it.
+template <class Real>
+Convolution<Real> convolution(const Stencil& stencil, const Tensor& weight,
+                              const std::optional<Tensor>& bias) {
+  return {stencil.k, stencil.groups, in<Real>(weight), in<Real>(bias)};
+}
+
+inline Stencil cuda_stencil(const Tensor& weight, const std::optional<Tensor>& bias,
+                            const FeatureMap& x) {
   check_device("weight", weight, x);
-  return stencil_width(weight, x);
+  check_device("bias", bias, x);
+  return check_stencil(weight, bias, x);
 }
 
-inline void check_bias(const std::optional<Tensor>& bias, const FeatureMap& x) {
-  if (!bias) return;
-  check_device("bias", *bias, x);
-  STD_TORCH_CHECK(bias->numel() == 1 && bias->scalar_type() == x.acc_dtype(),
-                  "attn_kernels: bias must be one element of the accumulate dtype");
+// The affine view, if there is one, and its gradient.
+class CudaView {
+ public:
+  CudaView(const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
+           const FeatureMap& x)
+      : scale_(scale), shift_(shift), given_(check_view(scale, shift, x)) {
+    check_device("scale", scale, x);
+    check_device("shift", shift, x);
+  }
+
+  template <class Real>
+  const Real* scale() const {
+    return in<Real>(scale_);
+  }
+  template <class Real>
+  const Real* shift() const {
+    return in<Real>(shift_);
+  }
+
+  // d_scale or d_shift.
+  Tensor new_gradient(const FeatureMap& x) const {
+    if (!given_) return nothing(x, x.acc_dtype());
+    return empty(x, std::array{x.n, x.c}, x.acc_dtype());
+  }
+  // Workspace of both.
+  template <class T>
+  Tensor new_tiles(const FeatureMap& x) const {
+    const int64_t elements = given_ ? view_partials<T>(shape_of(x), x.channels_last) : 0;
+    return empty(x, std::array{elements}, x.acc_dtype());
+  }
+
+ private:
+  std::optional<Tensor> scale_, shift_;
+  bool given_;
+};
+
+// Where channels are shared out among blocks: their statistics.
+template <class T>
+Tensor new_partial(const FeatureMap& x) {
+  return empty(x, std::array{reduce_partials<T>(shape_of(x), x.channels_last)}, x.acc_dtype());
 }
 
-// map and pooled, as saved by forward.
-inline void check_saved(const Tensor& map, const Tensor& pooled, const FeatureMap& x) {
-  check_device("map", map, x);
-  check_device("pooled", pooled, x);
-  check_statistic(map, x, 1);
-  check_statistic(pooled, x, 2);
+// What is per pixel is read in vectors.
+inline Tensor aligned(const Tensor& planes) {
+  const bool is_so = reinterpret_cast<std::uintptr_t>(planes.const_data_ptr()) % 16 == 0;
+  return is_so ? planes : torch::stable::clone(planes);
+}
+
+// map or pooled, as saved by forward.
+inline Tensor saved_planes(const char* name, const Tensor& planes, int64_t count,
+                           const FeatureMap& x) {
+  check_device(name, planes, x);
+  check_statistic(planes, x, count);
+  return aligned(planes);
 }
 
 // A new contiguous tensor (N, planes, H, W).
@@ -62,22 +135,39 @@ inline Tensor empty_planes(const FeatureMap& x, int64_t planes, ScalarType dtype
   return empty(x, std::array<int64_t, 4>{x.n, planes, x.h, x.w}, dtype);
 }
 
-// A gradient shaped like x, of any strides, laid out as x is.
-inline Tensor input_gradient(const char* name, const Tensor& gradient, const FeatureMap& x) {
-  check_device(name, gradient, x);
-  bool same = gradient.dim() == 4 && gradient.scalar_type() == x.dtype();
-  for (int dim = 0; same && dim < 4; ++dim) same = gradient.size(dim) == x.tensor.size(dim);
-  STD_TORCH_CHECK(same, "attn_kernels: ", name, " must have the shape and dtype of x");
-  return laid_out_as(gradient, x);
+// What both spatial gradients take on the way, and the gradients that both have.
+struct SpatialWorkspace {
+  Tensor d_logit, d_pooled, argmax, weights, d_weight, d_bias;
+
+  SpatialWorkspace(const FeatureMap& x, const Stencil& stencil)
+      : d_logit(empty_planes(x, 1, x.acc_dtype())),
+        d_pooled(empty_planes(x, 2, x.acc_dtype())),
+        argmax(empty_planes(x, 1, ScalarType::Int)),
+        weights(empty(x, std::array{weight_partials(shape_of(x), stencil.k, stencil.groups)},
+                      x.acc_dtype())),
+        d_weight(empty(x, std::array<int64_t, 4>{stencil.groups, 2, stencil.k, stencil.k},
+                       x.acc_dtype())),
+        d_bias(empty(x, std::array{stencil.groups}, x.acc_dtype())) {}
+};
+
+// A map shaped like x, of any strides, laid out as x is.
+inline Tensor cuda_map(const char* name, const Tensor& map, const FeatureMap& x) {
+  check_device(name, map, x);
+  check_same_shape(name, map, x);
+  return laid_out_as(map, x);
+}
+
+inline std::optional<Tensor> cuda_map(const char* name, const std::optional<Tensor>& map,
+                                      const FeatureMap& x) {
+  if (!map) return {};
+  return cuda_map(name, *map, x);
 }
 
 // A gradient (N, planes, H, W), of any strides, contiguous and of the accumulate dtype.
 inline Tensor planes_gradient(const char* name, const Tensor& gradient, int64_t planes,
                               const FeatureMap& x) {
   check_device(name, gradient, x);
-  const Tensor dense = torch::stable::contiguous(torch::stable::to(gradient, x.acc_dtype()));
-  check_statistic(dense, x, planes);
-  return dense;
+  return aligned(as_statistic(gradient, x, planes));
 }
 
 // Calls run(T()) with the C++ type of x's dtype.
@@ -96,21 +186,6 @@ void with_dtype(const FeatureMap& x, Run run) {
       STD_TORCH_CHECK(false, "attn_kernels: x must be float32, float16, bfloat16 or float64, got ",
                       torch::headeronly::toString(x.dtype()));
   }
-}
-
-template <class T>
-const T* in(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-const T* in(const std::optional<Tensor>& tensor) {
-  return tensor ? in<T>(*tensor) : nullptr;
-}
-
-template <class T>
-T* out(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 }  // namespace attn_kernels

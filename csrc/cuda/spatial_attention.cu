@@ -1,56 +1,69 @@
-// spatial_attention and its gradient on CUDA: host side. Kernels: channel_pool.cuh,
-// spatial_gate.cuh (conv_gate without the gate), spatial_attention.cuh and conv_weight.cuh; their
-// order: launch.h.
+// spatial_attention and its gradient on CUDA: host side. Kernels: channel_pool.cuh, stencil.cuh,
+// input_gradient.cuh and conv_weight.cuh; their order: launch.h.
 #include "host.h"
 
 namespace attn_kernels {
 namespace {
 
 std::tuple<Tensor, Tensor> spatial_attention_cuda(const Tensor& x, const Tensor& weight,
-                                                  const std::optional<Tensor>& bias) {
+                                                  const std::optional<Tensor>& bias,
+                                                  const std::optional<Tensor>& scale,
+                                                  const std::optional<Tensor>& shift) {
   const FeatureMap input = cuda_feature_map(x);
-  const int k = checked_kernel_size(weight, input);
-  check_bias(bias, input);
-  const Shape shape = shape_of(input);
+  const Stencil stencil = cuda_stencil(weight, bias, input);
+  const CudaView view(scale, shift, input);
   const CudaLaunch launch(x);
   const Tensor map = empty_planes(input, 1, input.acc_dtype());
   const Tensor pooled = empty_planes(input, 2, input.acc_dtype());
   with_dtype(input, [&](auto type) {
     using T = decltype(type);
     using Real = Acc<T>;
-    spatial_attention(launch, shape, input.channels_last, k, in<T>(input.tensor), in<Real>(weight),
-                      in<Real>(bias), out<Real>(map), out<Real>(pooled));
+    const Tensor partial = new_partial<T>(input);
+    spatial_attention<T>(
+        launch, shape_of(input), input.channels_last,
+        {in<T>(input.tensor), convolution<Real>(stencil, weight, bias), view.scale<Real>(),
+         view.shift<Real>(), out<Real>(partial), out<Real>(map), out<Real>(pooled)});
   });
   return {map, pooled};
 }
 
-std::tuple<Tensor, Tensor, Tensor> spatial_attention_backward_cuda(const Tensor& d_map,
-                                                                   const Tensor& x,
-                                                                   const Tensor& weight,
-                                                                   const Tensor& map,
-                                                                   const Tensor& pooled) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spatial_attention_backward_cuda(
+    const Tensor& d_map, const Tensor& x, const Tensor& weight, const Tensor& map_any,
+    const Tensor& pooled_any, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift) {
   const FeatureMap input = cuda_feature_map(x);
-  const int k = checked_kernel_size(weight, input);
-  check_saved(map, pooled, input);
-  const Shape shape = shape_of(input);
+  const Stencil stencil = cuda_stencil(weight, {}, input);
+  const CudaView view(scale, shift, input);
   const CudaLaunch launch(x);
+  const Tensor map = saved_planes("map", map_any, 1, input);
+  const Tensor pooled = saved_planes("pooled", pooled_any, 2, input);
   const Tensor gradient = planes_gradient("d_map", d_map, 1, input);
-  const ScalarType acc = input.acc_dtype();
-  const Tensor d_logit = empty_planes(input, 1, acc);
-  const Tensor d_pooled = empty_planes(input, 2, acc);
-  const Tensor partial = empty(input, std::array{weight_partials(shape, k)}, acc);
   const Tensor dx = empty_like(input);
-  const Tensor d_weight = empty(input, std::array<int64_t, 4>{1, 2, k, k}, acc);
-  const Tensor d_bias = empty(input, std::array<int64_t, 1>{1}, acc);
+  const SpatialWorkspace work(input, stencil);
+  const Tensor d_scale = view.new_gradient(input), d_shift = view.new_gradient(input);
   with_dtype(input, [&](auto type) {
     using T = decltype(type);
     using Real = Acc<T>;
-    spatial_attention_backward(
-        launch, shape, input.channels_last, k, in<Real>(gradient), in<T>(input.tensor),
-        in<Real>(weight), in<Real>(map), in<Real>(pooled), out<Real>(d_logit), out<Real>(d_pooled),
-        out<Real>(partial), out<T>(dx), out<Real>(d_weight), out<Real>(d_bias));
+    const Tensor partial = new_partial<T>(input), tiles = view.new_tiles<T>(input);
+    spatial_attention_backward<T>(launch, shape_of(input), input.channels_last,
+                                  {in<T>(input.tensor),
+                                   convolution<Real>(stencil, weight, {}),
+                                   in<Real>(gradient),
+                                   in<Real>(map),
+                                   in<Real>(pooled),
+                                   view.scale<Real>(),
+                                   view.shift<Real>(),
+                                   out<Real>(partial),
+                                   out<Real>(work.weights),
+                                   out<Real>(work.d_logit),
+                                   out<Real>(work.d_pooled),
+                                   out<int>(work.argmax),
+                                   out<T>(dx),
+                                   out<Real>(work.d_weight),
+                                   out<Real>(work.d_bias),
+                                   {out<Real>(tiles), out<Real>(d_scale), out<Real>(d_shift)}});
   });
-  return {dx, d_weight, d_bias};
+  return {dx, work.d_weight, work.d_bias, d_scale, d_shift};
 }
 
 }  // namespace

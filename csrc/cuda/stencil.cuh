@@ -1,18 +1,18 @@
-// The K x K convolution of the pooled map over a tile of pixels, and its transpose.
+// The K x K convolution of what is per pixel, and its transpose, each in a kernel of its own.
+//   map       pooled (N, 2, H, W) -> map (N, 1, H, W) = sigmoid(bias + conv(pooled))
+//   d_pooled  d_logit (N, 1, H, W) -> d_pooled (N, 2, H, W); or from d_map and map, then d_logit
+//   too
+// weight (G, 2, K, K), bias (G): image n has those of n / (N / G). They move 8 to 20 bytes per
+// pixel, mostly in L2: small beside x. Real is float or double.
 //
-// A tile is a run of pixels, so tap (ky, kx) of all its pixels is again a run, (ky - r) * W + (kx -
-// r) pixels further: the window holds, for each ky, that run with r = K / 2 more at both ends. Rows
-// outside the image are zeros there; columns outside are skipped where the taps are visited.
+// A tile's window has zeros where the image ends, so no tap is tested. A thread has a quad of
+// neighbouring pixels and takes the taps of a row in quads: 3 reads of shared memory and 28
+// products for a row of K = 7.
 #pragma once
 
-#include "tile.cuh"
+#include "burst.cuh"
 
 namespace attn_kernels {
-
-template <int V>
-struct Int {
-  static constexpr int value = V;
-};
 
 // Calls f(Int<K>) with K known to the compiler for the usual sizes, Int<0> for the others.
 template <class F>
@@ -26,72 +26,205 @@ __device__ __forceinline__ void with_kernel_size(int k, F f) {
   }
 }
 
-// Fills window (K, pixels + K - 1) from value(q), q a pixel of the image.
-template <class TileType, class Window, class Source>
-__device__ __forceinline__ void load_window(const TileType& tile, int k, Window* window,
-                                            Source value) {
-  const int stride = tile.pixels + k - 1;
-  for (int i = threadIdx.x; i < k * stride; i += blockDim.x) {
-    const int64_t row = i / stride - k / 2;
-    const int64_t q = tile.start + row * tile.width + i % stride - k / 2;
-    window[i] = 0 <= q && q < tile.hw ? value(q) : Window(0);
-  }
-}
+// A block's tile: its place in the image, and how much of it the image has.
+struct StencilTile {
+  int64_t image;
+  int top, left, rows, columns;
 
-// Calls tap(t, i) for the taps t = ky * K + kx of pixel j that lie in the image; i: in the window.
-template <int kSize, class TileType, class Tap>
-__device__ __forceinline__ void for_taps(const TileType& tile, int run_time_k, int j, Tap tap) {
-  const int k = kSize > 0 ? kSize : run_time_k;
-  const int stride = tile.pixels + k - 1;
-  const int x = static_cast<int>((tile.start + j) % tile.width);
-#pragma unroll
-  for (int ky = 0; ky < k; ++ky) {
-#pragma unroll
-    for (int kx = 0; kx < k; ++kx) {
-      const int column = x + kx - k / 2;
-      if (0 <= column && column < tile.width) tap(ky * k + kx, ky * stride + j + kx);
+  __device__ StencilTile(const Shape& shape, const StencilTiling& tiling, int64_t image,
+                         unsigned tile)
+      : image(image) {
+    const unsigned across = static_cast<unsigned>(tiling.across);
+    top = static_cast<int>(tile / across) * tiling.rows;
+    left = static_cast<int>(tile % across) * tiling.columns;
+    rows = shape.h - top < tiling.rows ? shape.h - top : tiling.rows;
+    columns = shape.w - left < tiling.columns ? shape.w - left : tiling.columns;
+  }
+};
+
+constexpr int kFillLanes = 16;  // threads that fill a row of a window together
+
+// Calls fill(row, column, inside, q) for the window of `margin` around the tile, q being the pixel
+// of the image; column goes up to the pitch.
+template <class Fill>
+__device__ __forceinline__ void fill_window(const Shape& shape, const StencilTile& tile, int rows,
+                                            int pitch, int margin, Fill fill) {
+  for (int row = threadIdx.x / kFillLanes; row < rows; row += blockDim.x / kFillLanes) {
+    const int y = tile.top + row - margin;
+    const int64_t start = static_cast<int64_t>(y) * shape.w + tile.left - margin;
+    for (int column = threadIdx.x % kFillLanes; column < pitch; column += kFillLanes) {
+      const int x = tile.left + column - margin;
+      fill(row, column, 0 <= y && y < shape.h && 0 <= x && x < shape.w, start + column);
     }
   }
 }
 
-// sum over planes and taps of weight * pooled. weight: (2, K, K), window: (2, K, pixels + K - 1).
-template <class Real, class TileType>
-__device__ __forceinline__ Real convolve(const TileType& tile, int k, const Real* weight,
-                                         const Real* window, int j) {
-  const Real* max_weight = weight + k * k;
-  const Real* max_window = window + k * (tile.pixels + k - 1);
-  Real from_mean = 0, from_max = 0;
-  with_kernel_size(k, [&](auto size) {
-    for_taps<decltype(size)::value>(tile, k, j, [&](int t, int i) {
-      from_mean += weight[t] * window[i];
-      from_max += max_weight[t] * max_window[i];
-    });
-  });
-  return from_mean + from_max;
+// Weights, each row filled up to whole quads; `turned`: by half a turn, as the transpose needs
+// them.
+template <class Real>
+__device__ __forceinline__ void load_weight(const Real* weight, int k, bool turned, Real* shared) {
+  const int padded = kQuad * ((k + kQuad - 1) / kQuad);
+  for (int i = threadIdx.x; i < 2 * k * padded; i += blockDim.x) {
+    const int column = i % padded, plane = i / padded / k, t = i / padded % k * k + column;
+    if (column < k) shared[i] = weight[plane * k * k + (turned ? k * k - 1 - t : t)];
+  }
 }
 
-// The gradients of the mean and the max at pixel j, from window (K, pixels + K - 1) of d_logit: the
-// pixels that j reached through tap t reach it back through the tap opposite.
-template <class Real, class TileType>
-__device__ __forceinline__ void convolve_transposed(const TileType& tile, int k, const Real* weight,
-                                                    const Real* window, int j, Real* d_mean,
-                                                    Real* d_max) {
-  const Real* last = weight + k * k - 1;
-  const Real* max_last = last + k * k;
-  Real to_mean = 0, to_max = 0;
-  with_kernel_size(k, [&](auto size) {
-    for_taps<decltype(size)::value>(tile, k, j, [&](int t, int i) {
-      to_mean += last[-t] * window[i];
-      to_max += max_last[-t] * window[i];
-    });
+// sums[i] += a window's row, from pixel i of the quad on, times a row of weights, for the pairs
+// (weight row, sums) given. K is kSize, or k where that is 0.
+template <int kSize, int kPlanes, class Real>
+__device__ __forceinline__ void convolve_row(int k, const Real* row, const Real* weight,
+                                             int weight_plane, Real (&sums)[kPlanes][kQuad]) {
+  const int taps = kSize > 0 ? kSize : k;
+  auto low = load<kQuad>(row);
+#pragma unroll
+  for (int first = 0; first < taps; first += kQuad) {
+    const auto high = load<kQuad>(row + first + kQuad);
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const auto factor = load<kQuad>(weight + plane * weight_plane + first);
+#pragma unroll
+      for (int t = 0; t < kQuad; ++t) {
+        if (first + t >= taps) break;
+#pragma unroll
+        for (int i = 0; i < kQuad; ++i) {
+          const Real value =
+              i + t < kQuad ? low.value[(i + t) % kQuad] : high.value[(i + t) % kQuad];
+          sums[plane][i] += factor.value[t] * value;
+        }
+      }
+    }
+    low = high;
+  }
+}
+
+// The quad of pixels that is a thread's.
+struct Quad {
+  int row, column;
+  bool inside;
+
+  __device__ Quad(const StencilTile& tile, const StencilTiling& tiling) {
+    const int quads = tiling.columns / kQuad;
+    row = threadIdx.x / quads;
+    column = threadIdx.x % quads * kQuad;
+    inside = row < tile.rows && column < tile.columns;
+  }
+};
+
+template <class Real>
+struct MapArguments {
+  Shape shape;
+  StencilTiling tiling;
+  int k;
+  int64_t groups;
+  const Real *pooled, *weight, *bias;  // bias may be null
+  Real* map;
+};
+
+template <class Real>
+__device__ __forceinline__ void map_item(const MapArguments<Real>& a, unsigned item) {
+  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles);
+  const StencilTile tile(a.shape, a.tiling, item / tiles, item % tiles);
+  const int k = a.k, weights = k * kQuad * ((k + kQuad - 1) / kQuad);  // of a plane
+  const int rows = a.tiling.rows + k - 1, pitch = a.tiling.pitch;
+  Real* weight = dynamic_shared<Real>();  // (2, K, taps in quads)
+  Real* window = weight + 2 * weights;    // (2, rows, pitch)
+  const int64_t group = tile.image / (a.shape.n / a.groups);
+
+  load_weight(a.weight + group * 2 * k * k, k, false, weight);
+  const Real* mean = a.pooled + tile.image * 2 * a.shape.hw;
+  fill_window(a.shape, tile, rows, pitch, k / 2, [&](int row, int column, bool inside, int64_t q) {
+    window[row * pitch + column] = inside ? mean[q] : Real(0);
+    window[(rows + row) * pitch + column] = inside ? mean[a.shape.hw + q] : Real(0);
   });
-  *d_mean = to_mean;
-  *d_max = to_max;
+  __syncthreads();
+
+  const Quad quad(tile, a.tiling);
+  if (!quad.inside) return;
+  Real from_mean[1][kQuad] = {}, from_max[1][kQuad] = {};
+  with_kernel_size(k, [&](auto size) {
+    constexpr int kSize = decltype(size)::value;
+#pragma unroll
+    for (int ky = 0; ky < (kSize > 0 ? kSize : k); ++ky) {
+      const Real* row = window + (quad.row + ky) * pitch + quad.column;
+      const Real* factors = weight + ky * (weights / k);
+      convolve_row<kSize>(k, row, factors, 0, from_mean);
+      convolve_row<kSize>(k, row + rows * pitch, factors + weights, 0, from_max);
+    }
+  });
+  const Real bias = a.bias != nullptr ? a.bias[group] : Real(0);
+  const int64_t first = static_cast<int64_t>(tile.top + quad.row) * a.shape.w + tile.left;
+  Real* map = a.map + tile.image * a.shape.hw + first + quad.column;
+#pragma unroll
+  for (int i = 0; i < kQuad; ++i) {
+    if (quad.column + i < tile.columns) map[i] = sigmoid(bias + from_mean[0][i] + from_max[0][i]);
+  }
 }
 
 template <class Real>
-__device__ __forceinline__ void load_weight(const Real* weight, int k, Real* shared) {
-  for (int i = threadIdx.x; i < 2 * k * k; i += blockDim.x) shared[i] = weight[i];
+__global__ void __launch_bounds__(kThreads, 1) map_kernel(MapArguments<Real> arguments) {
+  map_item(arguments, blockIdx.x);
+}
+
+template <class Real>
+struct PooledGradientArguments {
+  Shape shape;
+  StencilTiling tiling;
+  int k;
+  int64_t groups;
+  const Real *d_map, *map;  // d_map null: d_logit is given
+  const Real* weight;
+  Real *d_logit, *d_pooled;
+};
+
+template <class Real>
+__device__ __forceinline__ void pooled_gradient_item(const PooledGradientArguments<Real>& a,
+                                                     unsigned item) {
+  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles);
+  const StencilTile tile(a.shape, a.tiling, item / tiles, item % tiles);
+  const int k = a.k, weights = k * kQuad * ((k + kQuad - 1) / kQuad);
+  const int rows = a.tiling.rows + k - 1, pitch = a.tiling.pitch;
+  Real* weight = dynamic_shared<Real>();  // (2, K, taps in quads), turned
+  Real* window = weight + 2 * weights;    // (rows, pitch)
+  const int64_t group = tile.image / (a.shape.n / a.groups), image = tile.image * a.shape.hw;
+
+  load_weight(a.weight + group * 2 * k * k, k, true, weight);
+  fill_window(a.shape, tile, rows, pitch, k / 2, [&](int row, int column, bool inside, int64_t q) {
+    Real value = 0;
+    if (inside && a.d_map == nullptr) value = a.d_logit[image + q];
+    if (inside && a.d_map != nullptr)
+      value = sigmoid_backward(a.d_map[image + q], a.map[image + q]);
+    window[row * pitch + column] = value;
+  });
+  __syncthreads();
+
+  const Quad quad(tile, a.tiling);
+  if (!quad.inside) return;
+  Real sums[2][kQuad] = {};
+  with_kernel_size(k, [&](auto size) {
+    constexpr int kSize = decltype(size)::value;
+#pragma unroll
+    for (int ky = 0; ky < (kSize > 0 ? kSize : k); ++ky) {
+      convolve_row<kSize>(k, window + (quad.row + ky) * pitch + quad.column,
+                          weight + ky * (weights / k), weights, sums);
+    }
+  });
+  const int64_t first = static_cast<int64_t>(tile.top + quad.row) * a.shape.w + tile.left;
+  const int64_t q = first + quad.column;
+  const Real* centre = window + (quad.row + k / 2) * pitch + quad.column + k / 2;
+#pragma unroll
+  for (int i = 0; i < kQuad; ++i) {
+    if (quad.column + i >= tile.columns) break;
+    a.d_pooled[2 * image + q + i] = sums[0][i];
+    a.d_pooled[2 * image + a.shape.hw + q + i] = sums[1][i];
+    if (a.d_map != nullptr) a.d_logit[image + q + i] = centre[i];
+  }
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kThreads, 1)
+    pooled_gradient_kernel(PooledGradientArguments<Real> arguments) {
+  pooled_gradient_item(arguments, blockIdx.x);
 }
 
 }  // namespace attn_kernels

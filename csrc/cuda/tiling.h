@@ -2,27 +2,45 @@
 // the plain structs that travel to the kernels. Functions of the shape alone: the same shape is cut
 // the same way on every GPU, so that results do not depend on the machine.
 //
-// A tile is a run of neighbouring pixels of one image (rows laid end to end). In a block, thread
-// t = slot * lanes + lane; lanes follow memory, so that neighbours read neighbours:
-//                  lane takes                    slot takes
-//   NCHW           V neighbouring pixels         every slots-th channel
-//   channels_last  V neighbouring channels       every slots-th pixel
+// In a block, thread t = slot * lanes + lane; lanes follow memory, so that neighbours read
+// neighbours, and a thread moves vectors of V elements. A block has a tile of an image and a chunk
+// of its channels:
+//                            tile                      lane takes         slot takes
+//   reduction, NCHW          pixels                    V pixels           every slots-th channel
+//   reduction, channels_last pixels                    V channels         every slots-th pixel
+//   stream, NCHW             elements of a row         V elements         every slots-th row
+//   stream, channels_last    pixels                    V channels         every slots-th pixel
+// A row of NCHW is `group` channels end to end: as many as it takes for V to divide it. So 7 x 7
+// and 14 x 14 maps move in vectors of 16 bytes too, of which some straddle two channels. A
+// reduction wants pixels, not rows: there a slot's channels all have the same place in their rows,
+// hence the same pixels in a vector (`slots` is a multiple of `group`).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 namespace attn_kernels {
 
-constexpr int kMaxThreads = 512;
+constexpr int kMaxThreads = 512;  // of any kernel
 constexpr int kThreads = 256;
-// Blocks that fill a large GPU: once over for a reduction, some times over for streaming.
-constexpr int64_t kReduceBlocks = 256;
-constexpr int64_t kStreamBlocks = 1024;
-// Pixels whose neighbourhood is held in shared memory at a time (K = 15 in float64 fits 48 KB).
-constexpr int kStencilPixels = 128;
-constexpr int64_t kWeightBlocks = 1024;
+constexpr int64_t kSharedBytes = 48 * 1024;  // of a block, without asking for more
+// Blocks that keep a large GPU busy: four on each of 132 multiprocessors, and again as many for
+// streams, which are short.
+constexpr int64_t kReduceBlocks = 528;
+constexpr int64_t kStreamBlocks = 1056;
+constexpr int64_t kWeightBlocks = 528;
+// A thread's steps are counted in 32 bits.
+constexpr int64_t kLargestStep = (int64_t{1} << 32) - 1;
+// Vectors of a thread that are on their way at the same time (burst.cuh).
+constexpr int kBurst = 4;
+
+// Of the machine. The order of the work depends on it (ordered.h), how it is cut does not.
+struct Device {
+  int multiprocessors;
+  int64_t l2_bytes;
+};
 
 struct Shape {
   int64_t n;
@@ -35,110 +53,213 @@ struct Shape {
 
 struct Tiling {
   int lanes, slots;
-  int pixels;     // of a tile
-  int channels;   // of a block
+  int group;      // channels of a row (1 for channels_last)
+  int64_t tile;   // pixels or elements of a tile
+  int channels;   // of a chunk
   int64_t tiles;  // of an image
   int chunks;     // of the channels: the blocks of a tile
   int64_t blocks;
+  unsigned step;  // vectors from a thread's vector to its next
+  int pitch;      // of what a reduction lays down in shared memory (reduce.cuh)
 
   int threads() const { return lanes * slots; }
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The smallest power of two that is at least `value`, and at most `limit` (a power of two).
-inline int power_of_two(int64_t value, int limit) {
-  int power = 1;
-  while (power < value && power < limit) power *= 2;
-  return power;
+// `total` in as few equal parts as have at most `limit` each: the size of a part.
+inline int64_t even_part(int64_t total, int64_t limit) {
+  return ceil_div(total, ceil_div(total, limit));
 }
 
-inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int pixels, int channels) {
-  const int64_t tiles = ceil_div(shape.hw, pixels);
+// Channels that make a row which V divides.
+inline int row_group(int64_t hw, int vector) {
+  return static_cast<int>(vector / std::gcd<int64_t>(hw, vector));
+}
+
+inline Tiling finish_tiling(const Shape& shape, int lanes, int slots, int group, int64_t tile,
+                            int64_t channels, int64_t extent, int64_t step) {
+  const int64_t tiles = ceil_div(extent, tile);
   const int chunks = static_cast<int>(ceil_div(shape.c, channels));
-  return {lanes, slots, pixels, channels, tiles, chunks, shape.n * tiles * chunks};
+  return {lanes,
+          slots,
+          group,
+          tile,
+          static_cast<int>(channels),
+          tiles,
+          chunks,
+          shape.n * tiles * chunks,
+          static_cast<unsigned>(step),
+          lanes | 1};
 }
 
-// Lanes for channels_last: at least 8 vectors (a cache line) side by side, then 4 per thread.
-inline int channel_lanes(const Shape& shape, int vector) {
-  const int64_t vectors = ceil_div(shape.c, vector);
-  return std::max(power_of_two(vectors, 8), power_of_two(ceil_div(vectors, 4), 32));
+// Halves the channels of a chunk, in multiples of `step`, until there are `wanted` blocks or a
+// thread is left with `least` steps.
+inline int64_t chunk_channels(const Shape& shape, int64_t blocks, int64_t step, int64_t least,
+                              int64_t wanted) {
+  int64_t steps = ceil_div(shape.c, step);
+  while (steps >= 2 * least && blocks * ceil_div(shape.c, steps * step) < wanted) {
+    steps = ceil_div(steps, 2);
+  }
+  return steps * step;
 }
 
-// For sums over channels: a block has all channels of its tile. Small maps have few tiles, so tiles
-// get narrower and the channels are spread over more threads.
-inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector) {
+// NCHW: where a reduction's slot lays down V results of each lane, so that neighbouring pixels,
+// read back by neighbouring threads, come from different banks: lanes and some more.
+inline int fold_pitch(int lanes, int vector, int64_t stat_bytes) {
+  const int unit = static_cast<int>(std::max<int64_t>(128 / stat_bytes / vector, 1));
+  return unit * static_cast<int>(ceil_div(lanes, unit) | 1);
+}
+
+// For what is summed or sought over channels, with statistics of `stat_bytes` each. Where tiles are
+// few they get narrower (down to 128 bytes a row), then the channels are shared out among blocks
+// and a second kernel folds what those found.
+inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
+                            int64_t stat_bytes) {
+  const auto chunk = [&](int64_t tiles, int64_t step, int64_t least) {
+    const bool few = tiles < kReduceBlocks / 4;
+    return chunk_channels(shape, tiles, step, least, few ? kReduceBlocks / 2 : 0);
+  };
   if (channels_last) {
-    int lanes = channel_lanes(shape, vector);
-    int slots = power_of_two(shape.hw, kThreads / lanes);
-    const auto tiles = [&] { return shape.n * ceil_div(shape.hw, slots); };
-    while (lanes * slots > 64 && tiles() < kReduceBlocks) slots /= 2;
-    if (tiles() < kReduceBlocks) lanes = power_of_two(ceil_div(shape.c, 4 * vector), 4 * lanes);
-    return finish_tiling(shape, lanes, slots, slots, shape.c);
+    const int lanes = static_cast<int>(even_part(shape.c / vector, 32));
+    int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
+    int64_t pixels = 2 * kBurst * slots;
+    const auto tiles = [&] { return shape.n * ceil_div(shape.hw, pixels); };
+    if (tiles() < kReduceBlocks) pixels = kBurst * slots;
+    while (tiles() < kReduceBlocks && lanes * slots >= 256) pixels = kBurst * (slots /= 2);
+    const int64_t channels = chunk(tiles(), int64_t{lanes} * vector, 1);
+    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
+                         slots * shape.c / vector);
   }
-  const auto tiles = [&](int lanes) { return shape.n * ceil_div(shape.hw, lanes * vector); };
-  int lanes = power_of_two(ceil_div(shape.hw, vector), 32);
-  while (lanes > 8 && tiles(lanes) < kReduceBlocks) lanes /= 2;
-  const int threads = tiles(lanes) < kReduceBlocks ? kMaxThreads : kThreads;
-  const int slots = power_of_two(shape.c, threads / lanes);
-  return finish_tiling(shape, lanes, slots, lanes * vector, shape.c);
+  const int group = row_group(shape.hw, vector);
+  const int astray = vector - vector / group;  // elements of a slot's first vector before its tile
+  const int spare = astray > 0 ? 1 : 0;
+  int64_t lanes = 32;
+  const auto pixels = [&] {
+    return shape.hw + astray <= lanes * vector
+               ? shape.hw
+               : even_part(ceil_div(shape.hw, vector), lanes - spare) * vector;
+  };
+  while (lanes > 8 && shape.n * ceil_div(shape.hw, pixels()) < kReduceBlocks) lanes -= 8;
+  const int64_t tile = pixels(), tiles = shape.n * ceil_div(shape.hw, tile);
+  lanes = ceil_div(tile + astray, vector);
+  const int pitch = fold_pitch(static_cast<int>(lanes), vector, stat_bytes);
+  const int64_t slots =
+      std::min({kThreads / lanes, kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c},
+                std::max(kLargestStep / shape.hw * vector, int64_t{1})});
+  const int64_t step = std::max<int64_t>(slots / group, 1) * group;
+  Tiling tiling = finish_tiling(shape, static_cast<int>(lanes), static_cast<int>(step), group, tile,
+                                chunk(tiles, step, kBurst), shape.hw, step * shape.hw / vector);
+  tiling.pitch = pitch;
+  return tiling;
 }
 
-// For work that is independent per element once the map is known. Small maps have few tiles, so the
-// channels of a tile are shared out among blocks, each of which computes the tile's stencil itself.
-inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector) {
-  int lanes, slots, pixels, step;
+inline int64_t fold_bytes(const Tiling& tiling, bool channels_last, int vector,
+                          int64_t stat_bytes) {
+  const int64_t rows = channels_last ? tiling.tile : int64_t{tiling.slots} * vector;
+  return rows * tiling.pitch * stat_bytes;
+}
+
+// For work that is independent per element. `row_bytes`: of shared memory for each row of a chunk
+// and each lane (NCHW). `wanted`: blocks.
+inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
+                            int64_t row_bytes = 0, int64_t wanted = kStreamBlocks) {
   if (channels_last) {
-    lanes = channel_lanes(shape, vector);
-    slots = power_of_two(shape.hw, std::min(kThreads / lanes, kStencilPixels));
-    pixels = std::min(4 * slots, kStencilPixels);
-    while (pixels > slots && shape.n * ceil_div(shape.hw, pixels) < kStreamBlocks) pixels /= 2;
-    step = lanes * vector;
-  } else {
-    lanes = power_of_two(ceil_div(shape.hw, vector), 32);
-    slots = power_of_two(shape.c, kThreads / lanes);
-    pixels = lanes * vector;
-    step = slots;
+    const int lanes = static_cast<int>(even_part(shape.c / vector, 64));
+    const int64_t channels = int64_t{lanes} * vector;
+    const int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
+    int64_t pixels = 4 * kBurst * slots;
+    const int64_t chunks = ceil_div(shape.c, channels);
+    while (pixels > kBurst * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
+      pixels /= 2;
+    }
+    return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
+                         slots * shape.c / vector);
   }
-  int64_t channels = ceil_div(shape.c, step) * step;
-  const int64_t blocks = shape.n * ceil_div(shape.hw, pixels);
-  while (channels >= 8 * step && blocks * ceil_div(shape.c, channels) < kStreamBlocks) {
-    channels = ceil_div(channels / 2, step) * step;
+  const int group = row_group(shape.hw, vector);
+  const int64_t row = group * shape.hw, rows = shape.c / group;
+  const int lanes = static_cast<int>(even_part(row / vector, 64));
+  const int slots = static_cast<int>(std::min(
+      {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
+  const int64_t tile = int64_t{lanes} * vector;
+  const int64_t step = int64_t{slots} * group;
+  int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, kBurst, wanted);
+  if (row_bytes > 0) {
+    const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
+    channels = std::min(channels, most);
   }
-  return finish_tiling(shape, lanes, slots, pixels, static_cast<int>(channels));
+  return finish_tiling(shape, lanes, slots, group, tile, channels, row, slots * row / vector);
 }
 
-// For work on the map alone: one thread per pixel, whatever x looks like.
-inline Tiling pixel_tiling(const Shape& shape) {
-  const int pixels = std::max(32, power_of_two(shape.hw, kStencilPixels));
-  return finish_tiling(shape, 1, pixels, pixels, shape.c);
+// A convolution's tile: `rows` x `columns` of an image. A window around it holds K - 1 rows more,
+// each `pitch` elements wide: taps are read in fours, also those beyond K.
+struct StencilTiling {
+  int rows, columns, pitch;
+  int64_t across, tiles;  // tiles side by side, and of an image
+  int64_t blocks;
+  int threads;
+};
+
+constexpr int kQuad = 4;  // neighbouring pixels, or taps, that a thread takes together
+
+inline int tap_quads(int k) { return static_cast<int>(ceil_div(k, kQuad)); }
+
+// Elements of both weight planes, each row filled up to whole quads.
+inline int64_t padded_taps(int k) { return 2 * k * kQuad * tap_quads(k); }
+
+inline int64_t window_elements(const StencilTiling& tiling, int k) {
+  return int64_t{tiling.rows + k - 1} * tiling.pitch;
+}
+
+inline StencilTiling finish_stencil(const Shape& shape, int k, int rows, int columns) {
+  const int64_t down = ceil_div(shape.h, rows), across = ceil_div(shape.w, columns);
+  return {rows,   columns,       columns + kQuad * tap_quads(k),
+          across, down * across, shape.n * down * across,
+          0};
+}
+
+// One thread for each quad of pixels, in whole warps.
+inline StencilTiling stencil_tiling(const Shape& shape, int k) {
+  const int quads = static_cast<int>(even_part(ceil_div(shape.w, kQuad), 8));
+  int rows = std::min(128 / quads, 64);
+  const int64_t across = ceil_div(shape.w, kQuad * quads);
+  while (rows * quads >= 64 && shape.n * across * ceil_div(shape.h, rows) < kReduceBlocks) {
+    rows = (rows + 1) / 2;
+  }
+  rows = static_cast<int>(even_part(shape.h, rows));
+  StencilTiling tiling = finish_stencil(shape, k, rows, kQuad * quads);
+  tiling.threads = static_cast<int>(ceil_div(rows * quads, 32) * 32);
+  return tiling;
 }
 
 // The taps of the convolution: two planes of K x K, and the bias.
 inline int weight_taps(int k) { return 2 * k * k + 1; }
 
-// For the weight gradient: one thread per tap, some tiles per block, and one row of partial sums
-// per block.
-inline Tiling weight_tiling(const Shape& shape, int k) {
-  const int warps = static_cast<int>(ceil_div(weight_taps(k), 32));
-  Tiling tiling = finish_tiling(shape, 32, warps, kStencilPixels, shape.c);
-  tiling.blocks = std::min(tiling.blocks, kWeightBlocks);
-  return tiling;
+// For the weight's gradient: kWeightRows threads, one for each row of a tile, for each (plane, ky).
+// An odd number of quads in a pitch: so the rows of neighbouring threads lie in different banks.
+constexpr int kWeightRows = 16;
+
+struct WeightTiling {
+  StencilTiling stencil;
+  int64_t groups, tiles;  // tiles of a group
+  int64_t rows;           // of partial sums of a group, one for each of its blocks
+};
+
+inline WeightTiling weight_tiling(const Shape& shape, int k, int64_t groups) {
+  const int rows = static_cast<int>(even_part(shape.h, kWeightRows));
+  const int quads = static_cast<int>(even_part(ceil_div(shape.w, kQuad), k <= 7 ? 14 : 7));
+  StencilTiling stencil = finish_stencil(shape, k, rows, kQuad * quads);
+  if (stencil.pitch / kQuad % 2 == 0) stencil.pitch += kQuad;
+  stencil.threads = 2 * k * kWeightRows;
+  const int64_t some = std::max(groups, int64_t{1});  // none only for an empty batch
+  const int64_t tiles = shape.n / some * stencil.tiles;
+  const int64_t blocks = std::min(tiles, std::max(kWeightBlocks / some, int64_t{1}));
+  stencil.blocks = groups * blocks;
+  return {stencil, groups, tiles, blocks};
 }
 
-inline int64_t weight_partials(const Shape& shape, int k) {
-  return weight_tiling(shape, k).blocks * weight_taps(k);
-}
-
-// Elements of shared memory with which fold_channels combines what the threads of a pixel found.
-inline int64_t fold_elements(const Tiling& tiling, bool channels_last) {
-  return static_cast<int64_t>(channels_last ? tiling.lanes : tiling.slots) * tiling.pixels;
-}
-
-// Elements of shared memory of a kernel with a stencil: both weight planes, `planes` windows, and
-// `per_pixel` values for each pixel of the tile.
-inline int64_t stencil_elements(const Tiling& tiling, int k, int planes, int per_pixel) {
-  return 2 * k * k + planes * k * (tiling.pixels + k - 1) + per_pixel * tiling.pixels;
+inline int64_t weight_partials(const Shape& shape, int k, int64_t groups) {
+  return weight_tiling(shape, k, groups).stencil.blocks * weight_taps(k);
 }
 
 }  // namespace attn_kernels

@@ -6,14 +6,12 @@ its terms' sizes, since terms of both signs cancel); the L2 error likewise. For 
 error float64 cannot show, it is that of PyTorch in float32, scaled to the longer mantissa.
 """
 
-from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
-
-from attn_kernels import reference
 
 FORWARD = 2
 BACKWARD = 3
@@ -29,6 +27,28 @@ def to_bytes(tensor: torch.Tensor) -> bytes:
 
 
 @dataclass
+class Inputs:
+    """Inputs of all ops, as PyTorch would see them; parameters are exact in x's dtype.
+
+    scale, shift (N, C): an affine view of x, or None. residual, of x's shape, or None.
+    """
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    dy: torch.Tensor
+    d_pooled: torch.Tensor
+    scale: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    relu: bool = False
+
+
+# Multiprocessors, bytes of L2: more than any x takes.
+ANY_MACHINE = (1, 2**62)
+
+
+@dataclass
 class Kernels:
     """The ops of csrc/cuda, on CPU tensors."""
 
@@ -36,8 +56,9 @@ class Kernels:
     skew: int = 0
     order: str = "forward"
     alive: int = 2
+    machine: tuple[int, int] = ANY_MACHINE
 
-    def run(self, op, x, inputs, outputs, k=0):
+    def run(self, op, x, inputs, outputs, weight=None, relu=False):
         """inputs and outputs: tensors; those of x's shape travel in x's memory format."""
         channels_last = not x.is_contiguous()
 
@@ -47,8 +68,21 @@ class Kernels:
 
         name = str(x.dtype).removeprefix("torch.")
         given = [b"" if t is None else to_bytes(lay_out(t)) for t in inputs]
+        groups, k = (1, 0) if weight is None else (weight.shape[0], weight.shape[-1])
+        shape = list(x.shape)
         taken = self.module.run(
-            op, name, list(x.shape), channels_last, k, given, self.skew, self.order, self.alive
+            op,
+            name,
+            shape,
+            channels_last,
+            k,
+            given,
+            self.skew,
+            self.order,
+            self.alive,
+            groups,
+            relu,
+            *self.machine,
         )
         assert len(taken) == len(outputs)
         for data, output in zip(taken, outputs, strict=True):
@@ -64,85 +98,144 @@ class Kernels:
         n, _, h, w = x.shape
         return torch.empty(n, count, h, w, dtype=dtype or acc_dtype(x.dtype))
 
-    def channel_pool(self, x, d_pooled):
-        pooled = self.planes(x, 2, x.dtype)
-        self.run("channel_pool", x, [x], [pooled])
-        dx = torch.empty_like(x)
-        self.run("channel_pool_backward", x, [d_pooled.to(acc_dtype(x.dtype)), x], [dx])
-        return {"pooled": pooled, "dx": dx}
+    def view_gradients(self, given):
+        """What d_scale and d_shift are written to."""
+        size = (0,) if given.scale is None else given.scale.shape
+        return [torch.empty(size, dtype=acc_dtype(given.x.dtype)) for _ in range(2)]
 
-    def spatial(self, op, x, weight, bias, gradient):
-        """spatial_gate or spatial_attention, and its backward."""
-        k = weight.shape[-1]
+    def channel_pool(self, given):
+        x, view = given.x, [given.scale, given.shift]
+        pooled = self.planes(x, 2, x.dtype)
+        self.run("channel_pool", x, [x, *view], [pooled])
+        dx, d_view = torch.empty_like(x), self.view_gradients(given)
+        d_pooled = given.d_pooled.to(acc_dtype(x.dtype))
+        self.run("channel_pool_backward", x, [d_pooled, x, *view], [dx, *d_view])
+        return results(given, pooled=pooled, dx=dx, d_scale=d_view[0], d_shift=d_view[1])
+
+    def spatial_attention(self, given):
+        x, weight, bias, view = given.x, given.weight, given.bias, [given.scale, given.shift]
         map, pooled = self.planes(x, 1), self.planes(x, 2)
-        y = [torch.empty_like(x)] if op == "spatial_gate" else []
-        self.run(op, x, [x, weight, bias], [*y, map, pooled], k)
-        dx, d_weight = torch.empty_like(x), torch.empty_like(weight)
-        d_bias = torch.empty(1, dtype=weight.dtype)
-        given = [gradient if y else gradient.to(weight.dtype), x, weight, map, pooled]
-        self.run(f"{op}_backward", x, given, [dx, d_weight, d_bias], k)
-        results = {"map": map, "pooled": pooled, "dx": dx, "d_weight": d_weight}
+        self.run("spatial_attention", x, [x, weight, bias, *view], [map, pooled], weight)
+        gradients = self.gradients(given)
+        d_map = given.d_pooled[:, :1].to(weight.dtype)
+        inputs = [d_map, x, weight, map, pooled, *view]
+        self.run("spatial_attention_backward", x, inputs, list(gradients.values()), weight)
+        return results(given, map=map, pooled=pooled, **gradients)
+
+    def spatial_gate(self, given):
+        x, weight, view = given.x, given.weight, [given.scale, given.shift]
+        y, map, pooled = torch.empty_like(x), self.planes(x, 1), self.planes(x, 2)
+        inputs = [x, weight, given.bias, *view, given.residual]
+        self.run("spatial_gate", x, inputs, [y, map, pooled], weight, given.relu)
+        gradients = self.gradients(given)
+        dr = torch.empty_like(x) if given.relu else torch.empty(0, dtype=x.dtype)
+        inputs = [given.dy, x, weight, map, pooled, *view, y if given.relu else None]
+        self.run("spatial_gate_backward", x, inputs, [*gradients.values(), dr], weight)
+        gradients["d_residual"] = dr if given.relu else given.dy
+        return results(given, y=y, map=map, pooled=pooled, **gradients)
+
+    def gradients(self, given):
+        """What the gradients that both spatial ops have are written to, in order."""
+        weight = given.weight
+        d_scale, d_shift = self.view_gradients(given)
         return {
-            **({"y": y[0]} if y else {}),
-            **results,
-            **({} if bias is None else {"d_bias": d_bias}),
+            "dx": torch.empty_like(given.x),
+            "d_weight": torch.empty_like(weight),
+            "d_bias": torch.empty(weight.shape[0], dtype=weight.dtype),
+            "d_scale": d_scale,
+            "d_shift": d_shift,
         }
 
 
-def eager_channel_pool(x):
-    return torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
+def results(given, **named):
+    """The results whose inputs are given."""
+    absent = {"d_bias": given.bias, "d_scale": given.scale, "d_shift": given.shift}
+    absent["d_residual"] = given.residual
+    return {k: v for k, v in named.items() if k not in absent or absent[k] is not None}
 
 
-def eager_attention(x, weight, bias):
-    padding = weight.shape[-1] // 2
-    return torch.sigmoid(F.conv2d(eager_channel_pool(x), weight, bias, padding=padding))
+@dataclass
+class Eager:
+    """What users would write, all of it in `dtype`: its error is the yardstick, float64 the truth.
 
+    terms: for results that are sums of terms of both signs, the sum of the terms' sizes.
+    """
 
-# What users would write, all of it in the dtype of x: its error is the yardstick.
-eager = SimpleNamespace(
-    channel_pool=eager_channel_pool,
-    spatial_attention=eager_attention,
-    spatial_gate=lambda x, weight, bias: x * eager_attention(x, weight, bias),
-)
+    given: Inputs
+    dtype: torch.dtype
+    terms: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        names = ("x", "weight", "bias", "scale", "shift", "residual")
+        values = {name: getattr(self.given, name) for name in names}
+        self.leaves = {
+            name: value.to(self.dtype).detach().requires_grad_()
+            for name, value in values.items()
+            if value is not None
+        }
+        self.f = self.leaves["x"]
+        if self.given.scale is not None:
+            scale, shift = (self.leaves[name][..., None, None] for name in ("scale", "shift"))
+            self.f = self.f * scale + shift
 
-def torch_channel_pool(formulas, x, d_pooled, dtype):
-    """What Kernels.channel_pool does, by `eager` or `attn_kernels.reference`, in `dtype`."""
-    x = x.to(dtype).requires_grad_()
-    pooled = formulas.channel_pool(x)
-    (dx,) = torch.autograd.grad(pooled, x, d_pooled.to(dtype))
-    return {"pooled": pooled.detach(), "dx": dx}
+    def pooled(self):
+        return torch.cat([self.f.mean(1, keepdim=True), self.f.max(1, keepdim=True).values], 1)
 
+    def map(self):
+        weight, bias = self.leaves["weight"], self.leaves.get("bias")
+        groups, padding = weight.shape[0], weight.shape[-1] // 2
+        maps = [
+            F.conv2d(
+                p, weight[g : g + 1], None if bias is None else bias[g : g + 1], padding=padding
+            )
+            for g, p in enumerate(self.pooled().chunk(groups))
+        ]
+        return torch.sigmoid(torch.cat(maps))
 
-def torch_spatial(formulas, op, x, weight, bias, gradient, dtype):
-    """What Kernels.spatial does, by `eager` or `attn_kernels.reference`, in `dtype`."""
-    x, weight = x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
-    bias = None if bias is None else bias.to(dtype).requires_grad_()
-    gradient = gradient.to(dtype)
-    results = {"map": formulas.spatial_attention(x, weight, bias)}
-    if op == "spatial_gate":
-        results["y"] = formulas.spatial_gate(x, weight, bias)
-    out = results["y" if op == "spatial_gate" else "map"]
-    wanted = {"dx": x, "d_weight": weight, **({} if bias is None else {"d_bias": bias})}
-    gradients = torch.autograd.grad(out, list(wanted.values()), gradient)
-    d_map_size = gradient.abs()
-    if op == "spatial_gate":
-        d_map_size = (gradient * x).abs().sum(1, keepdim=True)
-    results["pooled"] = formulas.channel_pool(x)
-    results["d_logit_size"] = d_map_size * results["map"] * (1 - results["map"])
-    results = {name: value.detach() for name, value in results.items()}
-    return {**results, **dict(zip(wanted, gradients, strict=True))}
+    def backward(self, out, gradient, without=()):
+        leaves = {k: v for k, v in self.leaves.items() if k not in without}
+        wanted = [*leaves.values(), self.f]
+        *gradients, df = torch.autograd.grad(
+            out, wanted, gradient.to(self.dtype), retain_graph=True
+        )
+        if self.given.scale is not None:
+            x = self.leaves["x"].detach()
+            self.terms.update(d_scale=(df * x).abs().sum((2, 3)), d_shift=df.abs().sum((2, 3)))
+        names = {name: f"d_{name}" if name != "x" else "dx" for name in leaves}
+        return {names[k]: v for k, v in zip(leaves, gradients, strict=True)}
 
+    def add_weight_terms(self, map, d_map_size):
+        """The sizes of the terms of d_weight and d_bias, in which d_map is such a sum itself."""
+        weight = self.given.weight
+        size = d_map_size * map * (1 - map)
+        groups = zip(self.pooled().abs().chunk(len(weight)), size.chunk(len(weight)), strict=True)
+        shape, padding = (1, *weight.shape[1:]), weight.shape[-1] // 2
+        d_weight = [conv2d_weight(p, shape, d, padding=padding) for p, d in groups]
+        d_bias = torch.stack([d.sum() for d in size.chunk(len(weight))])
+        self.terms.update(d_weight=torch.cat(d_weight), d_bias=d_bias)
 
-def sizes_of(truth):
-    """The size of each result; for the weight's gradient, that of the terms of its sums."""
-    sizes = dict(truth)
-    if "d_weight" in truth:
-        pooled, d_logit = truth["pooled"].abs(), sizes.pop("d_logit_size")
-        shape = truth["d_weight"].shape
-        sizes["d_weight"] = conv2d_weight(pooled, shape, d_logit, padding=shape[-1] // 2)
-        sizes["d_bias"] = d_logit.sum().reshape(1)
-    return sizes
+    def channel_pool(self):
+        pooled = self.pooled()
+        without = ("weight", "bias", "residual")
+        return {"pooled": pooled, **self.backward(pooled, self.given.d_pooled, without)}
+
+    def spatial_attention(self):
+        map, d_map = self.map(), self.given.d_pooled[:, :1]
+        gradients = self.backward(map, d_map, without=("residual",))
+        self.add_weight_terms(map.detach(), d_map.to(self.dtype).abs())
+        return {"map": map, "pooled": self.pooled(), **gradients}
+
+    def spatial_gate(self):
+        map = self.map()
+        y = self.f * map
+        if self.given.residual is not None:
+            y = y + self.leaves["residual"]
+        if self.given.relu:
+            y = torch.relu(y)
+        gradients = self.backward(y, self.given.dy)
+        d_map = (self.given.dy.to(self.dtype) * self.f).abs().sum(1, keepdim=True)
+        self.add_weight_terms(map.detach(), d_map.detach())
+        return {"y": y, "map": map, "pooled": self.pooled(), **gradients}
 
 
 def assert_as_accurate(name, ours, yardstick, truth, size):
@@ -171,55 +264,50 @@ def assert_as_accurate(name, ours, yardstick, truth, size):
         assert error <= limit, f"{name}: error {error:.3g} in norm {norm}, at most {limit:.3g}"
 
 
-def assert_all_as_accurate(ours, yardstick, truth):
-    assert ours.keys() == truth.keys() - {"d_logit_size"}
-    sizes = sizes_of(truth)
+def assert_all_as_accurate(ours, yardstick, truth, terms):
+    assert ours.keys() == truth.keys()
     for name in ours:
-        assert_as_accurate(name, ours[name], yardstick[name], truth[name], sizes[name])
+        yard, true = yardstick[name].detach(), truth[name].detach()
+        assert_as_accurate(name, ours[name], yard, true, terms.get(name, true).detach())
 
 
-@dataclass
-class Inputs:
-    """Random inputs of all ops, as PyTorch would see them; weights are exact in x's dtype."""
-
-    x: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    dy: torch.Tensor
-    d_pooled: torch.Tensor
-
-
-def random_inputs(shape, k, dtype=torch.float32, channels_last=False, bias=True, values=None):
+def random_inputs(
+    shape,
+    k,
+    dtype=torch.float32,
+    channels_last=False,
+    bias=True,
+    values=None,
+    view=False,
+    relu=False,
+    residual=False,
+    groups=1,
+):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size):
         return torch.randn(*size, generator=generator).to(dtype)
 
-    n, _, h, w = shape
+    n, c, h, w = shape
     x = normal(*shape) if values is None else values(torch.Size(shape), generator).to(dtype)
     dy, acc = normal(*shape), acc_dtype(dtype)
+    added = normal(*shape) if residual else None
     if channels_last:
         x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
-    weight, offset = normal(1, 2, k, k).to(acc) / 4, normal(1).to(acc)
-    return Inputs(x, weight, offset if bias else None, dy, normal(n, 2, h, w))
+    weight, offset = normal(groups, 2, k, k).to(acc) / 4, normal(groups).to(acc)
+    # Powers of two keep ties what they are, and halves of eager exact.
+    scale = torch.tensor([1.0, -2.0, 0.5, 1.0]).repeat(n, c)[:, :c] * (1 + torch.arange(n)[:, None])
+    scale, shift = scale.to(acc).contiguous(), torch.arange(n * c).reshape(n, c).to(acc) % 3 / 2
+    d_pooled = normal(n, 2, h, w)
+    affine = (scale, shift) if view else (None, None)
+    return Inputs(x, weight, offset if bias else None, dy, d_pooled, *affine, added, relu)
 
 
 def assert_right(kernels: Kernels, given: Inputs):
     """Every op, forward and backward, on these inputs."""
-    double = torch.float64
-    x = given.x
-    dtype = torch.float32 if x.dtype == double else x.dtype
-    assert_all_as_accurate(
-        kernels.channel_pool(x, given.d_pooled),
-        torch_channel_pool(eager, x, given.d_pooled, dtype),
-        torch_channel_pool(reference, x, given.d_pooled, double),
-    )
-    for op in ("spatial_gate", "spatial_attention"):
-        gradient = given.dy if op == "spatial_gate" else given.d_pooled[:, :1]
-        spatial = (op, x, given.weight, given.bias, gradient)
-        ours = kernels.spatial(*spatial)
-        assert_all_as_accurate(
-            ours,
-            torch_spatial(eager, *spatial, dtype),
-            torch_spatial(reference, *spatial, double),
-        )
+    dtype = torch.float32 if given.x.dtype == torch.float64 else given.x.dtype
+    for op in ("channel_pool", "spatial_gate", "spatial_attention"):
+        truth = Eager(given, torch.float64)
+        right = getattr(truth, op)()
+        yardstick = getattr(Eager(given, dtype), op)()
+        assert_all_as_accurate(getattr(kernels, op)(given), yardstick, right, truth.terms)

@@ -6,10 +6,13 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -20,11 +23,16 @@
 #include <thread>
 #include <vector>
 
+#include "tiling.h"
+
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __syncthreads() cuda_on_cpu::sync_threads(__FILE__, __LINE__)
+#define __threadfence() cuda_on_cpu::fence(__FILE__, __LINE__)
+#define __nanosleep(nanoseconds) cuda_on_cpu::nap()
+#define atomicAdd(counter, value) cuda_on_cpu::add(__FILE__, __LINE__, counter, value)
 
 struct alignas(8) uint2 {
   unsigned x, y;
@@ -36,6 +44,11 @@ struct alignas(16) uint4 {
 template <class T>
 void __stcs(T* to, const T& value) {
   std::memcpy(to, &value, sizeof(T));
+}
+
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
 }
 
 struct __nv_bfloat16 {
@@ -98,7 +111,7 @@ struct Team {
 inline thread_local Index thread_index, block_index, block_size, grid_size;
 inline thread_local Team* team = nullptr;
 
-// CUDA_ON_CPU_WITHOUT=file:line takes out the __syncthreads() of that line.
+// CUDA_ON_CPU_WITHOUT=file:line takes out the barrier, fence or atomic of that line.
 inline bool is_taken_out(const char* file, int line) {
   static const char* const without = std::getenv("CUDA_ON_CPU_WITHOUT");
   if (without == nullptr) return false;
@@ -106,8 +119,41 @@ inline bool is_taken_out(const char* file, int line) {
   return std::string(slash != nullptr ? slash + 1 : file) + ":" + std::to_string(line) == without;
 }
 
+// A fence right before an atomic makes it a release, one right after it an acquire; without, it
+// orders nothing. So ThreadSanitizer, which knows no fences, sees what a missing fence allows.
+inline thread_local bool is_fenced = false;
+inline thread_local unsigned* looked_at = nullptr;
+
 inline void sync_threads(const char* file, int line) {
+  is_fenced = false;
+  looked_at = nullptr;
   if (!is_taken_out(file, line)) team->barrier.arrive_and_wait();
+}
+
+inline void fence(const char* file, int line) {
+  if (is_taken_out(file, line)) return;
+  is_fenced = true;
+  if (looked_at != nullptr) std::atomic_ref(*looked_at).load(std::memory_order_acquire);
+}
+
+inline unsigned add(const char* file, int line, unsigned* counter, unsigned value) {
+  if (is_taken_out(file, line)) return 0;
+  looked_at = counter;
+  const auto order = is_fenced ? std::memory_order_release : std::memory_order_relaxed;
+  is_fenced = false;
+  return std::atomic_ref(*counter).fetch_add(value, order);
+}
+
+// Whoever waits for what never comes ends the program.
+inline thread_local int naps = 0;
+constexpr int kMostNaps = 20000;
+
+inline void nap() {
+  if (++naps > kMostNaps) {
+    std::fputs("a thread waits for ever\n", stderr);
+    std::_Exit(66);
+  }
+  std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 enum class Order { kForward, kReverse, kShuffled };
@@ -124,6 +170,12 @@ inline std::vector<unsigned> block_order(std::int64_t blocks, Order order) {
 struct Launch {
   Order order = Order::kForward;
   int alive = 2;
+  // With more L2 than any x takes, unless a test says otherwise.
+  attn_kernels::Device machine = {1, INT64_MAX};
+
+  static constexpr bool kOrdered = true;
+  attn_kernels::Device device() const { return machine; }
+  void zero(unsigned* memory, std::int64_t count) const { std::fill_n(memory, count, 0u); }
 
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), std::int64_t blocks, int threads,

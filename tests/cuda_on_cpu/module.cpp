@@ -1,4 +1,6 @@
 // csrc/cuda on threads, for pytest.
+#include <cxxabi.h>
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,12 +24,13 @@ std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, co
 std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype,
                                  std::array<std::int64_t, 4> shape, bool channels_last, int k,
                                  const std::vector<Bytes>& input, int skew,
-                                 const std::string& order, int alive) {
+                                 const std::string& order, int alive, std::int64_t groups,
+                                 bool relu, int multiprocessors, std::int64_t l2_bytes) {
   const Order block_order = order == "forward"   ? Order::kForward
                             : order == "reverse" ? Order::kReverse
                                                  : Order::kShuffled;
-  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]), channels_last, k, skew,
-                Launch{block_order, alive}};
+  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]),           channels_last, k,   skew,
+                Launch{block_order, alive, {multiprocessors, l2_bytes}}, groups,        relu};
   std::vector<Bytes> output;
   {
     pybind11::gil_scoped_release unlocked;
@@ -36,53 +39,83 @@ std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype
   return {output.begin(), output.end()};
 }
 
-// The launches of an op: blocks, threads and bytes of shared memory of each.
-using Geometry = std::vector<std::array<std::int64_t, 3>>;
+// The launches of an op: kernel, blocks, threads and bytes of shared memory of each.
+using Geometry = std::vector<std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t>>;
+
+// "gate_kernel", from the address of any of its instances.
+std::string name_of(const void* kernel) {
+  Dl_info info;
+  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "";
+  const std::unique_ptr<char, void (*)(void*)> full(
+      abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr), std::free);
+  const std::string name(full.get(), std::string_view(full.get()).find('<'));
+  return name.substr(name.rfind(':') + 1);
+}
 
 struct Recorder {
   Geometry* launches;
+  attn_kernels::Device machine;
 
   template <class Kernel, class... Arguments>
-  void operator()(Kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
+  void operator()(Kernel kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
                   Arguments...) const {
-    launches->push_back({blocks, threads, shared_bytes});
+    const std::string name = name_of(reinterpret_cast<const void*>(kernel));
+    launches->push_back({name, blocks, threads, shared_bytes});
   }
+  static constexpr bool kOrdered = true;
+  attn_kernels::Device device() const { return machine; }
+  void zero(unsigned*, std::int64_t) const {}
 };
 
 // What would be launched for this shape; no memory is touched.
 template <class T>
 Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, bool channels_last,
-                     int k, bool aligned) {
+                     int k, bool aligned, bool view, attn_kernels::Device machine) {
   using Real = Acc<T>;
   const Shape shape(sizes[0], sizes[1], sizes[2], sizes[3]);
   T* x = reinterpret_cast<T*>(aligned ? std::uintptr_t{64} : 64 + sizeof(T));
-  Real* real = nullptr;
+  Real* real = reinterpret_cast<Real*>(std::uintptr_t{64});
+  const Real* scale = view ? real : nullptr;
   Geometry launches;
-  const Recorder launch{&launches};
+  const Recorder launch{&launches, machine};
+  const attn_kernels::Convolution<Real> conv{k, 1, real, real};
+  const attn_kernels::ViewGradients<Real> grads{real, real, real};
   if (op == "channel_pool") {
-    attn_kernels::pool(launch, shape, channels_last, x, x);
+    attn_kernels::pool<T>(launch, shape, channels_last, x, scale, scale, real, x);
   } else if (op == "channel_pool_backward") {
-    attn_kernels::pool_backward(launch, shape, channels_last, x, real, x);
+    attn_kernels::channel_pool_backward<T>(launch, shape, channels_last,
+                                           {x, real, scale, scale, real, nullptr, x, grads});
   } else if (op == "spatial_gate") {
-    attn_kernels::spatial_gate(launch, shape, channels_last, k, x, real, real, x, real, real);
+    attn_kernels::spatial_gate<T>(
+        launch, shape, channels_last,
+        {{x, conv, scale, scale, real, real, real}, view ? x : nullptr, view, x, nullptr});
   } else if (op == "spatial_gate_backward") {
-    attn_kernels::spatial_gate_backward(launch, shape, channels_last, k, x, x, real, real, real,
-                                        real, nullptr, real, x, real, real);
+    T* y = view ? x : nullptr;
+    attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last,
+                                           {x, x, y, conv, real, real, scale, scale, real, real,
+                                            real, real, nullptr, y, x, real, real, grads, nullptr});
   } else if (op == "spatial_attention") {
-    attn_kernels::spatial_attention(launch, shape, channels_last, k, x, real, real, real, real);
+    attn_kernels::spatial_attention<T>(launch, shape, channels_last,
+                                       {x, conv, scale, scale, real, real, real});
   } else if (op == "spatial_attention_backward") {
-    attn_kernels::spatial_attention_backward(launch, shape, channels_last, k, real, x, real, real,
-                                             real, real, real, real, x, real, real);
+    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last,
+                                                {x, conv, real, real, real, scale, scale, real,
+                                                 real, real, real, nullptr, x, real, real, grads});
   }
   return launches;
 }
 
 Geometry geometry(const std::string& op, const std::string& dtype,
-                  std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned) {
-  if (dtype == "float32") return geometry_of<float>(op, shape, channels_last, k, aligned);
+                  std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned,
+                  bool view, int multiprocessors, std::int64_t l2_bytes) {
+  const attn_kernels::Device machine{multiprocessors, l2_bytes};
+  const auto of = [&](auto type) {
+    return geometry_of<decltype(type)>(op, shape, channels_last, k, aligned, view, machine);
+  };
+  if (dtype == "float32") return of(float());
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
-  if (dtype == "float16") return geometry_of<__half>(op, shape, channels_last, k, aligned);
-  if (dtype == "float64") return geometry_of<double>(op, shape, channels_last, k, aligned);
+  if (dtype == "float16") return of(__half());
+  if (dtype == "float64") return of(double());
 #endif
   throw std::runtime_error("no dtype " + dtype);
 }
@@ -91,5 +124,12 @@ Geometry geometry(const std::string& op, const std::string& dtype,
 
 PYBIND11_MODULE(NAME, m) {
   m.def("run", &run);
-  m.def("geometry", &geometry);
+  m.def("geometry",
+        [](const std::string& op, const std::string& dtype, std::array<std::int64_t, 4> shape,
+           bool channels_last, int k, bool aligned, bool view) {
+          const attn_kernels::Device any = Launch().machine;
+          return geometry(op, dtype, shape, channels_last, k, aligned, view, any.multiprocessors,
+                          any.l2_bytes);
+        });
+  m.def("geometry_on", &geometry);
 }

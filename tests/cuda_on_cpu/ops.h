@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "launch.h"
+#include "launch_gate.h"
 
 namespace cuda_on_cpu {
 
@@ -62,9 +62,12 @@ struct Case {
   int k = 0;
   int skew = 0;
   Launch launch = {};
+  std::int64_t groups = 1;
+  bool relu = false;
 };
 
-// The ops, each with the inputs and outputs of its schema, in order; an empty bias is none.
+// The ops, each with the inputs and outputs of its schema, in order; empty is none. Maps are `skew`
+// elements off, and so are the statistics.
 template <class T>
 struct Ops {
   using Real = Acc<T>;
@@ -72,79 +75,149 @@ struct Ops {
   const std::vector<Bytes>& input;
   std::int64_t pixels = at.shape.n * at.shape.hw;
   std::int64_t elements = pixels * at.shape.c;
+  std::int64_t taps = 2 * at.k * at.k;
+
+  // An input of the op, and its pointer: null if there is none.
+  template <class Element>
+  struct Input {
+    Buffer<Element> buffer;
+    bool given;
+    Element* data() { return given ? buffer.data() : nullptr; }
+  };
+  template <class Element = Real>
+  Input<Element> in(const char* name, int i) const {
+    const bool is_map = std::is_same_v<Element, T> && input.at(i).size() == elements * sizeof(T);
+    return {{name, input.at(i), is_map ? at.skew : 0}, !input[i].empty()};
+  }
+
+  // What a view's gradient takes and gives.
+  struct View {
+    bool given;
+    Buffer<Real> tiles, d_scale, d_shift;
+
+    View(const Ops& op, bool given)
+        : given(given),
+          tiles("tiles",
+                given ? attn_kernels::view_partials<T>(op.at.shape, op.at.channels_last) : 0),
+          d_scale("d_scale", given ? op.at.shape.n * op.at.shape.c : 0),
+          d_shift("d_shift", given ? op.at.shape.n * op.at.shape.c : 0) {}
+    attn_kernels::ViewGradients<Real> pointers() {
+      return {tiles.data(), d_scale.data(), d_shift.data()};
+    }
+  };
+
+  Buffer<Real> partial() const {
+    return {"partial", attn_kernels::reduce_partials<T>(at.shape, at.channels_last)};
+  }
+  Buffer<unsigned> counters() const {
+    return {"counters", attn_kernels::ordered_counters(at.shape)};
+  }
+  Buffer<Real> weights() const {
+    return {"weights", attn_kernels::weight_partials(at.shape, at.k, at.groups)};
+  }
 
   std::vector<Bytes> channel_pool() {
-    Buffer<T> x("x", input.at(0), at.skew), pooled("pooled", 2 * pixels);
-    attn_kernels::pool(at.launch, at.shape, at.channels_last, x.data(), pooled.data());
+    auto x = in<T>("x", 0);
+    auto scale = in("scale", 1), shift = in("shift", 2);
+    auto stats = partial();
+    Buffer<T> pooled("pooled", 2 * pixels);
+    attn_kernels::pool<T>(at.launch, at.shape, at.channels_last, x.data(), scale.data(),
+                          shift.data(), stats.data(), pooled.data());
+    stats.bytes();
     return {pooled.bytes()};
   }
 
   std::vector<Bytes> channel_pool_backward() {
-    Buffer<Real> d_pooled("d_pooled", input.at(0));
-    Buffer<T> x("x", input.at(1), at.skew), dx("dx", elements, at.skew);
-    attn_kernels::pool_backward(at.launch, at.shape, at.channels_last, x.data(), d_pooled.data(),
-                                dx.data());
-    return {dx.bytes()};
+    auto d_pooled = in("d_pooled", 0), scale = in("scale", 2), shift = in("shift", 3);
+    auto x = in<T>("x", 1);
+    auto stats = partial();
+    Buffer<int> argmax("argmax", pixels);
+    Buffer<T> dx("dx", elements, at.skew);
+    View view(*this, scale.given);
+    attn_kernels::channel_pool_backward<T>(
+        at.launch, at.shape, at.channels_last,
+        {x.data(), d_pooled.data(), scale.data(), shift.data(), stats.data(), argmax.data(),
+         dx.data(), view.pointers()});
+    stats.bytes(), argmax.bytes(), view.tiles.bytes();
+    return {dx.bytes(), view.d_scale.bytes(), view.d_shift.bytes()};
   }
 
-  std::vector<Bytes> spatial_gate() {
-    Buffer<T> x("x", input.at(0), at.skew), y("y", elements, at.skew);
-    Buffer<Real> weight("weight", input.at(1)), bias("bias", input.at(2));
+  // spatial_attention with x, weight, bias, scale, shift; `gate` with residual too.
+  std::vector<Bytes> spatial(bool gate) {
+    auto x = in<T>("x", 0);
+    auto weight = in("weight", 1), bias = in("bias", 2), scale = in("scale", 3);
+    auto shift = in("shift", 4);
+    auto stats = partial();
     Buffer<Real> map("map", pixels), pooled("pooled", 2 * pixels);
-    attn_kernels::spatial_gate(at.launch, at.shape, at.channels_last, at.k, x.data(), weight.data(),
-                               input[2].empty() ? nullptr : bias.data(), y.data(), map.data(),
-                               pooled.data());
+    const attn_kernels::SpatialAttention<T> attention{
+        x.data(),     {at.k, at.groups, weight.data(), bias.data()},
+        scale.data(), shift.data(),
+        stats.data(), map.data(),
+        pooled.data()};
+    if (!gate) {
+      attn_kernels::spatial_attention<T>(at.launch, at.shape, at.channels_last, attention);
+      stats.bytes();
+      return {map.bytes(), pooled.bytes()};
+    }
+    auto residual = in<T>("residual", 5);
+    Buffer<T> y("y", elements, at.skew);
+    auto counters = this->counters();
+    attn_kernels::spatial_gate<T>(at.launch, at.shape, at.channels_last,
+                                  {attention, residual.data(), at.relu, y.data(), counters.data()});
+    stats.bytes(), counters.bytes();
     return {y.bytes(), map.bytes(), pooled.bytes()};
   }
 
-  std::vector<Bytes> spatial_gate_backward() {
-    Buffer<T> dy("dy", input.at(0), at.skew), x("x", input.at(1), at.skew);
-    Buffer<Real> weight("weight", input.at(2)), map("map", input.at(3));
-    Buffer<Real> pooled("pooled", input.at(4)), d_logit("d_logit", pixels);
-    Buffer<int> argmax("argmax", pixels);
-    Buffer<Real> partial("partial", attn_kernels::weight_partials(at.shape, at.k));
-    Buffer<T> dx("dx", elements, at.skew);
-    Buffer<Real> d_weight("d_weight", 2 * at.k * at.k), d_bias("d_bias", 1);
-    attn_kernels::spatial_gate_backward(at.launch, at.shape, at.channels_last, at.k, dy.data(),
-                                        x.data(), weight.data(), map.data(), pooled.data(),
-                                        d_logit.data(), argmax.data(), partial.data(), dx.data(),
-                                        d_weight.data(), d_bias.data());
-    d_logit.bytes(), argmax.bytes(), partial.bytes();
-    return {dx.bytes(), d_weight.bytes(), d_bias.bytes()};
-  }
-
-  std::vector<Bytes> spatial_attention() {
-    Buffer<T> x("x", input.at(0), at.skew);
-    Buffer<Real> weight("weight", input.at(1)), bias("bias", input.at(2));
-    Buffer<Real> map("map", pixels), pooled("pooled", 2 * pixels);
-    attn_kernels::spatial_attention(at.launch, at.shape, at.channels_last, at.k, x.data(),
-                                    weight.data(), input[2].empty() ? nullptr : bias.data(),
-                                    map.data(), pooled.data());
-    return {map.bytes(), pooled.bytes()};
-  }
-
-  std::vector<Bytes> spatial_attention_backward() {
-    Buffer<Real> d_map("d_map", input.at(0)), weight("weight", input.at(2));
-    Buffer<T> x("x", input.at(1), at.skew), dx("dx", elements, at.skew);
-    Buffer<Real> map("map", input.at(3)), pooled("pooled", input.at(4));
+  // spatial_attention_backward with d_map, x, weight, map, pooled, scale, shift; `gate` with dy
+  // instead of d_map, and y too.
+  std::vector<Bytes> spatial_backward(bool gate) {
+    auto x = in<T>("x", 1);
+    auto weight = in("weight", 2), map = in("map", 3), pooled = in("pooled", 4);
+    auto scale = in("scale", 5), shift = in("shift", 6);
+    auto stats = partial(), weights = this->weights();
     Buffer<Real> d_logit("d_logit", pixels), d_pooled("d_pooled", 2 * pixels);
-    Buffer<Real> partial("partial", attn_kernels::weight_partials(at.shape, at.k));
-    Buffer<Real> d_weight("d_weight", 2 * at.k * at.k), d_bias("d_bias", 1);
-    attn_kernels::spatial_attention_backward(
-        at.launch, at.shape, at.channels_last, at.k, d_map.data(), x.data(), weight.data(),
-        map.data(), pooled.data(), d_logit.data(), d_pooled.data(), partial.data(), dx.data(),
-        d_weight.data(), d_bias.data());
-    d_logit.bytes(), d_pooled.bytes(), partial.bytes();
-    return {dx.bytes(), d_weight.bytes(), d_bias.bytes()};
+    Buffer<int> argmax("argmax", pixels);
+    Buffer<T> dx("dx", elements, at.skew);
+    Buffer<Real> d_weight("d_weight", at.groups * taps), d_bias("d_bias", at.groups);
+    View view(*this, scale.given);
+    const attn_kernels::Convolution<Real> conv{at.k, at.groups, weight.data(), nullptr};
+    const auto results = [&] {
+      stats.bytes(), weights.bytes(), d_logit.bytes(), d_pooled.bytes(), argmax.bytes();
+      view.tiles.bytes();
+      return std::vector<Bytes>{dx.bytes(), d_weight.bytes(), d_bias.bytes(), view.d_scale.bytes(),
+                                view.d_shift.bytes()};
+    };
+    if (!gate) {
+      auto d_map = in("d_map", 0);
+      attn_kernels::spatial_attention_backward<T>(
+          at.launch, at.shape, at.channels_last,
+          {x.data(), conv, d_map.data(), map.data(), pooled.data(), scale.data(), shift.data(),
+           stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(), dx.data(),
+           d_weight.data(), d_bias.data(), view.pointers()});
+      return results();
+    }
+    auto dy = in<T>("dy", 0), y = in<T>("y", 7);
+    Buffer<T> dr("dr", y.given ? elements : 0, at.skew);
+    auto counters = this->counters();
+    attn_kernels::spatial_gate_backward<T>(
+        at.launch, at.shape, at.channels_last,
+        {dy.data(), x.data(), y.data(), conv, map.data(), pooled.data(), scale.data(), shift.data(),
+         stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(),
+         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(), view.pointers(),
+         counters.data()});
+    auto all = results();
+    counters.bytes();
+    all.push_back(dr.bytes());
+    return all;
   }
 
   std::vector<Bytes> run(const std::string& op) {
     if (op == "channel_pool") return channel_pool();
     if (op == "channel_pool_backward") return channel_pool_backward();
-    if (op == "spatial_gate") return spatial_gate();
-    if (op == "spatial_gate_backward") return spatial_gate_backward();
-    if (op == "spatial_attention") return spatial_attention();
-    if (op == "spatial_attention_backward") return spatial_attention_backward();
+    if (op == "spatial_gate") return spatial(true);
+    if (op == "spatial_gate_backward") return spatial_backward(true);
+    if (op == "spatial_attention") return spatial(false);
+    if (op == "spatial_attention_backward") return spatial_backward(false);
     throw std::runtime_error("no op " + op);
   }
 };

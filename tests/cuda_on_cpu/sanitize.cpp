@@ -22,46 +22,60 @@ template <class T>
 void run_all(const Case& at) {
   using Real = Acc<T>;
   const std::int64_t pixels = at.shape.n * at.shape.hw, elements = pixels * at.shape.c;
-  const Bytes x = random_tensor<T>(elements), dy = random_tensor<T>(elements);
-  const Bytes weight = random_tensor<Real>(2 * at.k * at.k), bias = random_tensor<Real>(1);
+  const Bytes x = random_tensor<T>(elements), dy = random_tensor<T>(elements), none;
+  const Bytes weight = random_tensor<Real>(at.groups * 2 * at.k * at.k);
+  const Bytes bias = random_tensor<Real>(at.groups);
   const Bytes planes = random_tensor<Real>(2 * pixels), plane = random_tensor<Real>(pixels);
+  const Bytes scale = random_tensor<Real>(at.shape.n * at.shape.c);
   const auto run = [&](const char* op, const std::vector<Bytes>& input) {
     Ops<T>{at, input}.run(op);
   };
-  run("channel_pool", {x});
-  run("channel_pool_backward", {planes, x});
-  run("spatial_gate", {x, weight, bias});
-  run("spatial_gate_backward", {dy, x, weight, plane, planes});
-  run("spatial_attention", {x, weight, Bytes()});
-  run("spatial_attention_backward", {plane, x, weight, plane, planes});
+  run("channel_pool", {x, none, none});
+  run("channel_pool_backward", {planes, x, none, none});
+  run("channel_pool_backward", {planes, x, scale, scale});
+  run("spatial_gate", {x, weight, bias, none, none, none});
+  run("spatial_gate", {x, weight, none, scale, scale, dy});
+  run("spatial_gate_backward", {dy, x, weight, plane, planes, none, none, none});
+  run("spatial_gate_backward", {dy, x, weight, plane, planes, scale, scale, dy});
+  run("spatial_attention_backward", {plane, x, weight, plane, planes, none, none});
 }
 
 // Two tiles for one block of the weight gradient, which loops over them.
 void run_weight_gradient_in_one_block() {
   const Shape shape(2, 1, 3, 5);
   const int k = 3;
-  attn_kernels::Tiling tiling = attn_kernels::weight_tiling(shape, k);
-  tiling.blocks = 1;
-  const std::int64_t bytes = attn_kernels::stencil_elements(tiling, k, 2, 1) * sizeof(float);
+  attn_kernels::WeightTiling tiling = attn_kernels::weight_tiling(shape, k, 1);
+  tiling.rows = tiling.stencil.blocks = 1;
+  const std::int64_t bytes = attn_kernels::weight_bytes<float>(tiling.stencil, k);
   Buffer<float> d_logit("d_logit", random_tensor<float>(30));
   Buffer<float> pooled("pooled", random_tensor<float>(60));
   Buffer<float> partial("partial", attn_kernels::weight_taps(k));
-  Launch()(attn_kernels::d_weight_partial_kernel<float>, tiling.blocks, tiling.threads(), bytes,
-           shape, tiling, k, d_logit.data(), pooled.data(), partial.data());
+  Launch()(attn_kernels::weight_kernel<3, float>, tiling.stencil.blocks, tiling.stencil.threads,
+           bytes,
+           attn_kernels::WeightArguments<float>{shape, tiling, k, d_logit.data(), pooled.data(),
+                                                partial.data()});
+}
+
+// Images enough for a launch of all stages at once: x is larger than this L2, its images are not.
+void run_ordered() {
+  const Case at{Shape(16, 4, 4, 4), false, 3, 0, Launch{Order::kShuffled, 2, {1, 3600}}};
+  run_all<float>(at);
 }
 
 }  // namespace
 
 int main() {
+  run_ordered();
   run_weight_gradient_in_one_block();
   for (const bool channels_last : {false, true}) {
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
     run_all<float>({Shape(1, 8, 4, 6), channels_last, 3});
 #if !defined(__SANITIZE_THREAD__)  // Races depend on neither the dtype nor K.
-    run_all<float>({Shape(2, 6, 5, 7), channels_last, 7});
+    run_all<float>({Shape(2, 8, 5, 7), channels_last, 7});
     run_all<float>({Shape(1, 8, 2, 4), channels_last, 15, 1});
-    run_all<__half>({Shape(1, 8, 4, 6), channels_last, 1});
-    run_all<__half>({Shape(1, 4, 2, 2), channels_last, 3});
+    run_all<__half>({Shape(2, 8, 4, 6), channels_last, 1, 0, {}, 2});
+    run_all<__half>({Shape(1, 16, 3, 5), channels_last, 3});
+    run_all<__half>({Shape(1, 4, 2, 2), channels_last, 5});
 #endif
   }
   std::puts("every op has run");

@@ -1,0 +1,35 @@
+import torch
+from torch import nn
+
+from .. import functional
+from ..checks import check_int
+
+
+class ChannelSE(nn.Module):
+    """The channel half of scSE: ``x * sigmoid(Conv_Excitation(Conv_Squeeze(mean_hw(x))))``.
+
+    (N, C, H, W) -> (N, C, H, W). Parameters: ``Conv_Squeeze.weight`` (C // 2, C, 1, 1) and
+    ``Conv_Excitation.weight`` (C, C // 2, 1, 1), as in the published module, which has no
+    activation between them. The layers are called as they are, whatever they have become.
+
+    Args:
+        channels: C, at least 2.
+
+    Raises:
+        TypeError: channels is no int.
+        ValueError: channels leaves no hidden unit.
+
+    Roy et al., Concurrent Spatial and Channel Squeeze & Excitation, MICCAI 2018.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        check_int("channels", channels, least=2)
+        self.Conv_Squeeze = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.Conv_Excitation = nn.Conv2d(channels // 2, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.squeeze_gate(x, self._mix)
+
+    def _mix(self, mean: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.Conv_Excitation(self.Conv_Squeeze(mean)))

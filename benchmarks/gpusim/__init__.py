@@ -1,0 +1,1 @@
+"""The CUDA kernels in GPGPU-Sim, beside a copy and chains of PyTorch's operations: README.md."""

@@ -1,0 +1,57 @@
+// Memory of the simulated device, and launches on it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "cuda/tiling.h"
+
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::printf("CUDA error %d\n", static_cast<int>(error));
+  std::exit(1);
+}
+
+template <class E>
+E* on_device(size_t count) {
+  void* memory = nullptr;
+  check(cudaMalloc(&memory, count * sizeof(E)));
+  return static_cast<E*>(memory);
+}
+
+template <class E>
+E* to_device(const std::vector<E>& values) {
+  E* memory = on_device<E>(values.size());
+  check(cudaMemcpy(memory, values.data(), values.size() * sizeof(E), cudaMemcpyHostToDevice));
+  return memory;
+}
+
+template <class E>
+std::vector<E> from_device(const E* memory, size_t count) {
+  std::vector<E> values(count);
+  check(cudaMemcpy(values.data(), memory, count * sizeof(E), cudaMemcpyDeviceToHost));
+  return values;
+}
+
+// Waits after each launch, so that the simulator's counters are those of one kernel.
+struct Launch {
+  attn_kernels::Device machine;
+
+  static constexpr bool kOrdered = true;
+  attn_kernels::Device device() const { return machine; }
+  void zero(unsigned* memory, int64_t count) const {
+    check(cudaMemset(memory, 0, count * sizeof(unsigned)));
+  }
+  template <class... Parameters, class... Arguments>
+  void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+                  Arguments... arguments) const {
+    std::printf("LAUNCH blocks=%lld threads=%d shared=%lld\n", static_cast<long long>(blocks),
+                threads, static_cast<long long>(shared_bytes));
+    kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes>>>(arguments...);
+    check(cudaDeviceSynchronize());
+  }
+};

@@ -1,0 +1,242 @@
+"""The modules whose gate is a mix of channel means, against their eager twins."""
+
+import copy
+import math
+import pickle
+import re
+
+import pytest
+import torch
+from accuracy import FORWARD, GRADIENT, assert_accurate
+from contract import DTYPES, make_x
+from torch import nn
+
+import attn_kernels as ak
+
+
+class EagerSqueezeExcite(nn.Module):
+    """As in timm."""
+
+    def __init__(self, channels, hidden, bias=True, activation=nn.ReLU, gate=nn.Sigmoid):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)
+        self.act = activation(inplace=True)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias)
+        self.gate = gate()
+
+    def forward(self, x):
+        mean = x.mean((2, 3), keepdim=True)
+        return x * self.gate(self.fc2(self.act(self.fc1(mean))))
+
+
+class EagerEfficientChannelAttention(nn.Module):
+    """As published."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv = nn.Conv1d(1, 1, k, padding=(k - 1) // 2, bias=False)
+
+    def forward(self, x):
+        y = self.conv(self.avg_pool(x).squeeze(-1).transpose(-1, -2))
+        return x * torch.sigmoid(y.transpose(-1, -2).unsqueeze(-1)).expand_as(x)
+
+
+class EagerChannelSE(nn.Module):
+    """As published."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.Conv_Squeeze = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.Conv_Excitation = nn.Conv2d(channels // 2, channels, 1, bias=False)
+        self.norm = nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.norm(self.Conv_Excitation(self.Conv_Squeeze(self.avgpool(x))))
+
+
+PAIRS = {
+    "SE": (lambda: ak.SqueezeExcite(40), lambda: EagerSqueezeExcite(40, 8)),
+    "SE of EfficientNet": (
+        lambda: ak.SqueezeExcite(40, 10, activation="silu"),
+        lambda: EagerSqueezeExcite(40, 10, activation=nn.SiLU),
+    ),
+    "SE of MobileNetV3, no biases": (
+        lambda: ak.SqueezeExcite(40, 12, bias=False, gate="hardsigmoid"),
+        lambda: EagerSqueezeExcite(40, 12, bias=False, gate=nn.Hardsigmoid),
+    ),
+    "ECA": (lambda: ak.EfficientChannelAttention(40), lambda: EagerEfficientChannelAttention(3)),
+    "ECA of 5": (
+        lambda: ak.EfficientChannelAttention(kernel_size=5),
+        lambda: EagerEfficientChannelAttention(5),
+    ),
+    "cSE": (lambda: ak.ChannelSE(40), lambda: EagerChannelSE(40)),
+}
+pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+
+
+def twins(pair):
+    """Ours and the eager module, from the same seed."""
+    modules = []
+    for make in pair:
+        torch.manual_seed(3)
+        modules.append(make())
+    return modules
+
+
+def trained(module, x, dy):
+    """The output, and the gradients of x and of the parameters."""
+    x = x.detach().clone().requires_grad_()
+    y = module(x)
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
+
+
+@pairs
+def test_state_dicts_go_both_ways(pair):
+    """The published keys, and the same weights from the same seed."""
+    ours, eager = twins(pair)
+    assert list(ours.state_dict()) == list(eager.state_dict())
+    torch.testing.assert_close(ours.state_dict(), eager.state_dict(), rtol=0, atol=0)
+    ours.load_state_dict(eager.state_dict(), strict=True)
+    eager.load_state_dict(ours.state_dict(), strict=True)
+
+
+def test_published_keys():
+    assert list(ak.SqueezeExcite(16).state_dict()) == [
+        "fc1.weight",
+        "fc1.bias",
+        "fc2.weight",
+        "fc2.bias",
+    ]
+    assert list(ak.EfficientChannelAttention().state_dict()) == ["conv.weight"]
+    assert list(ak.ChannelSE(6).state_dict()) == ["Conv_Squeeze.weight", "Conv_Excitation.weight"]
+
+
+@pairs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_as_eager(layout, dtype, pair, device):
+    """Value and every gradient against the float64 truth, judged by eager's error."""
+    x = make_x((3, 40, 13, 9), dtype, layout, device)
+    dy = make_x(x.shape, dtype, layout, device)
+    ours, eager = (module.to(device, dtype) for module in twins(pair))
+    truths = trained(copy.deepcopy(eager).double(), x.double(), dy.double())
+    results = zip(trained(ours, x, dy), trained(eager, x, dy), truths, strict=True)
+    sums = (dy.double() * x.double()).abs().sum((2, 3)).sum(0).max()  # of which the gates' are made
+    for i, (found, plain, truth) in enumerate(results):
+        assert found.dtype == dtype
+        scale = sums if i > 1 else 0.0
+        assert_accurate(i, found, plain, truth, GRADIENT if i else FORWARD, scale)
+    y = ours(x)
+    assert y.is_contiguous(memory_format=ak.ops.memory_format(x))
+
+
+@pairs
+def test_compiled(pair):
+    ours, eager = twins(pair)
+    x, dy = make_x((2, 40, 6, 5)), make_x((2, 40, 6, 5))
+    torch._dynamo.reset()
+    compiled = torch.compile(ours, fullgraph=True)
+    x = x.requires_grad_()
+    found = torch.autograd.grad(compiled(x), [x, *ours.parameters()], dy)
+    torch.testing.assert_close(list(found), trained(eager, x, dy)[1:])
+
+
+@pairs
+def test_autocast(pair):
+    """Eager's dtypes."""
+    x = make_x((2, 40, 6, 5))
+    ours, eager = twins(pair)
+    for given in (x, x.bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16):
+            y, truth = ours(given), eager(given)
+        assert y.dtype == truth.dtype
+        torch.testing.assert_close(y, truth, rtol=0.03, atol=0.03)  # bfloat16's two digits
+
+
+@pairs
+def test_layers_are_called(pair):
+    """Hooks, and layers that took another's place, do what they do in the eager module."""
+    ours, eager = twins(pair)
+    x = make_x((2, 40, 6, 5))
+    for module in (ours, eager):
+        layer = next(m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d))
+        layer.register_forward_hook(lambda module, inputs, output: 3 * output)
+    assert not torch.allclose(ours(x), twins(pair)[0](x))
+    torch.testing.assert_close(ours(x), eager(x))
+
+
+@pairs
+def test_copies_and_inference(pair):
+    ours, _ = twins(pair)
+    x = make_x((2, 40, 6, 5))
+    with torch.inference_mode():
+        y = ours(x)
+    for other in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert torch.equal(other(x), y)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 16, 64, 100, 256, 512, 2048])
+def test_kernel_size_that_follows_from_channels(channels):
+    """As published: t = int(abs((log2(C) + 1) / 2)), the odd one of t and t + 1."""
+    t = int(abs((math.log(channels, 2) + 1) / 2))
+    k = max(t if t % 2 else t + 1, 3)
+    gate = ak.EfficientChannelAttention(channels)
+    assert gate.conv.kernel_size == (k,)
+    x = make_x((2, channels, 3, 2))
+    torch.testing.assert_close(gate.state_dict()["conv.weight"].shape, torch.Size([1, 1, k]))
+    eager = EagerEfficientChannelAttention(k)
+    eager.load_state_dict(gate.state_dict())
+    torch.testing.assert_close(gate(x), eager(x))
+
+
+def test_default_hidden_units():
+    assert ak.SqueezeExcite(64).fc1.weight.shape == (8, 64, 1, 1)
+    assert ak.SqueezeExcite(512).fc1.weight.shape == (32, 512, 1, 1)
+    assert "activation='silu', gate='sigmoid'" in repr(ak.SqueezeExcite(8, activation="silu"))
+
+
+BAD = [
+    (TypeError, "channels: expected an int, got 4.0", lambda: ak.SqueezeExcite(4.0)),
+    (ValueError, "channels: expected at least 1, got 0", lambda: ak.SqueezeExcite(0)),
+    (ValueError, "hidden: expected at least 1, got 0", lambda: ak.SqueezeExcite(4, 0)),
+    (TypeError, "hidden: expected an int, got True", lambda: ak.SqueezeExcite(4, True)),
+    (TypeError, "bias: expected True or False, got 1", lambda: ak.SqueezeExcite(4, bias=1)),
+    (
+        ValueError,
+        "activation: expected one of relu, silu, got 'tanh'",
+        lambda: ak.SqueezeExcite(4, activation="tanh"),
+    ),
+    (
+        ValueError,
+        "gate: expected one of sigmoid, hardsigmoid, got 'relu'",
+        lambda: ak.SqueezeExcite(4, gate="relu"),
+    ),
+    (ValueError, "channels: expected at least 1", lambda: ak.EfficientChannelAttention(0)),
+    (
+        ValueError,
+        "kernel_size: expected an odd number, got 4",
+        lambda: ak.EfficientChannelAttention(8, 4),
+    ),
+    (
+        ValueError,
+        "kernel_size: expected at least 1, got -1",
+        lambda: ak.EfficientChannelAttention(kernel_size=-1),
+    ),
+    (TypeError, "kernel_size: .*got 3.0", lambda: ak.EfficientChannelAttention(kernel_size=3.0)),
+    (ValueError, "channels: expected at least 2, got 1", lambda: ak.ChannelSE(1)),
+    (TypeError, "channels: expected an int, got '8'", lambda: ak.ChannelSE("8")),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "make"), BAD, ids=[re.escape(b[1]) for b in BAD])
+def test_bad_input(error, message, make):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_maps_of_other_channels():
+    """PyTorch's own words, from the layer that it does not fit."""
+    with pytest.raises(RuntimeError, match="channels"):
+        ak.SqueezeExcite(8)(torch.randn(2, 6, 4, 4))

@@ -1,0 +1,146 @@
+"""What the CUDA kernels cost by their machine code: the committed table, and what must hold."""
+
+import dataclasses
+import re
+
+import pytest
+from cuda_on_cpu import build
+
+from benchmarks.budgets import sass, table
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return table.measure()
+
+
+def test_the_table_is_true(measured):
+    changed = table.differences(table.read(), measured)
+    assert not changed, "\n".join(["`make budgets` writes the table anew:", *changed])
+
+
+def code(text):
+    """Instructions, 16 bytes apart; a label's name stands where the address goes."""
+    found, labels = [], {}
+    for line in text.split("\n"):
+        if line.endswith(":"):
+            labels[line.strip(" :")] = 16 * len(found)
+        elif line.strip():
+            found.append(line.strip())
+    instructions = []
+    for i, line in enumerate(found):
+        conditional = line.startswith("@")
+        opcode, _, operands = re.sub(r"^@\S+ ", "", line).partition(" ")
+        for label, address in labels.items():
+            operands = operands.replace(label, hex(address))
+        instructions.append(sass.Instruction(16 * i, opcode, operands, conditional))
+    return instructions
+
+
+LOOP = """
+    IMAD R0, R1, R2, RZ
+again:
+    LDG.E.128 R4, desc[UR4][R2.64]
+    LDG.E.128.CONSTANT R8, desc[UR4][R2.64+0x10]
+    FADD R0, R0, {first}
+    FADD R0, R0, R11
+    @P0 BRA again
+    LDG.E R1, desc[UR4][R2.64]
+    EXIT
+"""
+
+
+def test_loops_of_machine_code():
+    (loop,) = sass.loops(code(LOOP.format(first="R5")))
+    assert [i.name for i in loop] == ["LDG", "LDG", "FADD", "FADD", "BRA"]
+    assert [i.load_bytes for i in loop] == [16, 16, 0, 0, 0]
+
+
+def test_an_inner_loop_counts_alone():
+    nested = "outer:\n MOV R1, R2\ninner:\n LDG.E R3, [R4]\n @P0 BRA inner\n @P1 BRA outer\n EXIT"
+    (loop,) = sass.loops(code(nested))
+    assert [i.name for i in loop] == ["LDG", "BRA"]
+
+
+def test_loads_in_flight():
+    (burst,) = sass.loops(code(LOOP.format(first="R5")))
+    assert sass.in_flight(burst, 16) == 2
+    loaded, other, *rest = burst
+    one_by_one = [loaded, rest[0], other, *rest[1:]]
+    assert sass.in_flight(one_by_one, 16) == 1
+    # Issued in one round, needed in the next.
+    ahead = code(
+        "again:\n FADD R0, R4, R8\n LDG.E R4, [R2]\n LDG.E R8, [R2]\n @P0 BRA again\n EXIT"
+    )
+    assert sass.in_flight(next(iter(sass.loops(ahead))), 4) == 2
+
+
+def test_a_change_is_named():
+    (row, *_) = table.read()
+    worse = dataclasses.replace(row, in_flight=row.in_flight + 7)
+    (line,) = table.differences([row], [worse])
+    assert f"in_flight {row.in_flight} -> {row.in_flight + 7}" in line
+    assert table.differences([row], [row]) == []
+    assert "gone" in table.differences([row], [])[0]
+
+
+GATE = """
+#include "gate.cuh"
+template __global__ void attn_kernels::gate_kernel<__half, false, 8, true, false, false, false>(
+    attn_kernels::GateArguments<__half>);
+"""
+
+
+@pytest.fixture(scope="module")
+def gate_source():
+    source = build.CACHE / "gate.cu"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(GATE)
+    return source
+
+
+def test_a_burst_taken_out_is_seen(gate_source):
+    def without_burst(file, text):
+        assert file != "cuda/tiling.h" or "kBurst = 4;" in text
+        return text.replace("kBurst = 4;", "kBurst = 1;")
+
+    kept = {row.key: row for row in table.read()}
+    csrc = build.edited_csrc("no_burst", without_burst)
+    (gate, *others) = table.measure([gate_source], ["sm_90"], csrc)
+    assert not others
+    assert kept[gate.key].in_flight >= 4
+    assert gate.in_flight == 1
+    (line,) = table.differences([kept[gate.key]], [gate])
+    assert "in_flight" in line
+
+
+# Plain maps in float16, NCHW: 16-byte loads in flight, at least, and instructions per 16 bytes.
+LIMITS = {
+    "reduce_kernel<Pool<__half, float, false>, false, 8>": (4, 30),
+    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 24),
+    "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
+    "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
+}
+
+
+@pytest.mark.parametrize("kernel", LIMITS)
+def test_streams_are_what_they_should_be(kernel):
+    loads, instructions = LIMITS[kernel]
+    loops = [r for r in table.read() if r.kernel == kernel and r.architecture == "sm_90"]
+    stream = max(loops, key=lambda row: (row.load_bytes, row.loads))
+    assert stream.load_bytes == 16
+    assert stream.in_flight >= loads
+    assert stream.per_16_bytes <= instructions
+
+
+def test_every_kernel_of_wide_vectors_has_a_burst():
+    """Of those that go through x; what else is small."""
+    through_x = ("gate_kernel<", "input_gradient_kernel<", "reduce_kernel<")
+    widest = {}
+    for row in table.read():
+        if row.kernel.startswith(through_x) and row.load_bytes == 16:
+            key = (row.kernel, row.architecture)
+            widest[key] = max(widest.get(key, 0), row.in_flight)
+    assert widest
+    few = [key for key, loads in widest.items() if loads < 4]
+    assert not few, few
