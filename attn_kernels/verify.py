@@ -14,6 +14,7 @@ from . import functional, reference
 from .accuracy import FORWARD, GRADIENT, Verdict, judge
 from .backends import DTYPES, backend_for
 from .checks import ACTIVATIONS
+from .reference.squeeze import STATISTICS
 
 # (N, C, H, W): odd, tiny, wide, deep, and one that no cache line divides.
 SHAPES = ((2, 64, 28, 28), (1, 3, 17, 31), (3, 1, 1, 1), (1, 130, 1, 65), (2, 257, 7, 7))
@@ -45,6 +46,13 @@ OPS = (
         )
         for activation in ACTIVATIONS
     ),
+    Op(
+        "squeeze",
+        lambda x: torch.cat(functional.squeeze(x, STATISTICS), 1),
+        lambda x: torch.cat(reference.squeeze(x, STATISTICS), 1),
+        lambda c: [],
+    ),
+    Op("affine_gate", functional.affine_gate, reference.affine_gate, lambda c: [(c,), (c,)]),
     Op(
         "scale_gate",
         lambda x, *affine: functional.scale_gate(x, x.flip(1), *affine),

@@ -6,8 +6,9 @@ and memory format. Parameters may have another floating dtype than x: they are u
 (float64 for float64 maps) unless said otherwise. Under autocast results have the dtype that the
 eager module would give.
 
-Each is one node for `torch.fx` and one call for `__torch_function__`. Derivatives of every kind and
-order, forward mode and `torch.func` included, are said in `attn_kernels.autograd`.
+Each is one node for `torch.fx` and one call for `__torch_function__`, but for `squeeze_gate`, which
+is the nodes of its mix between two. Derivatives of every kind and order, forward mode and
+`torch.func` included, are said in `attn_kernels.autograd`.
 """
 
 from .affine_gate import affine_gate

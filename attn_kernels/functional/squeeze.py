@@ -46,4 +46,4 @@ def in_order(
 ) -> tuple[torch.Tensor, ...]:
     """What the op found, as the public functions return it."""
     of_names = (found[STATISTICS.index(name)] for name in statistics)
-    return tuple(t.to(x.dtype)[:, :, None, None] for t in of_names)
+    return tuple(t.to(x.dtype).view(*t.shape, 1, 1) for t in of_names)

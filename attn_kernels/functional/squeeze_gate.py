@@ -59,23 +59,17 @@ def squeeze_gate(
     check_epilogue(residual, activation, x)
     if not callable(mix):
         raise TypeError(f"mix: expected a callable, got {type(mix).__name__}")
-    if not (x.requires_grad and torch.is_grad_enabled()) or (
-        backend_for("squeeze", x) == "reference"
-    ):
+    if backend_for("squeeze", x) == "reference":
         scale, shift = mixed(mix, squeezed(x, squeeze), x)
         return affine_gate(x, scale, shift, residual=residual, activation=activation)
+    carried = x.requires_grad and torch.is_grad_enabled()
+    squeeze_op = autograd.squeeze_carried if carried else autograd.squeeze
+    gate_op = autograd.affine_gate_carried if carried else autograd.affine_gate
     x = ops.dense(x)
-    *found, token, carrier = autograd.squeeze_carried(x, bits(squeeze))
+    found = squeeze_op(x, bits(squeeze))
     scale, shift = mixed(mix, in_order(found, squeeze, x), x)
-    y = autograd.affine_gate_carried(
-        x,
-        coefficient(scale, x),
-        None if shift is None else coefficient(shift, x),
-        residual,
-        activation,
-        token,
-        carrier,
-    )
+    factors = coefficient(scale, x), None if shift is None else coefficient(shift, x)
+    y = gate_op(x, *factors, residual, activation, *found[6:])  # token and carrier, or nothing
     return y.to(product_dtype(x, scale, shift))
 
 
