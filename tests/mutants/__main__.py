@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import sys
 
+# What takes seconds to import, before all the forks.
+import hypothesis  # noqa: F401
 import pytest
+import torch._dynamo.backends.common  # noqa: F401
 import triton  # noqa: F401
 from rich.console import Console
 from rich.progress import track

@@ -31,13 +31,6 @@ MUTATIONS = [
         LAYOUTS + "test_stores_round_ties_to_even[torch.bfloat16-nchw]",
     ),
     Mutation(
-        "sums in one part",
-        SIMD,
-        "kVectorsPerSum = <<16>>;",
-        "int64_t{1} << 24",
-        SUMS + "test_scale_gate_over_a_million_pixels[(1, 3, 1000, 1000)-nchw]",
-    ),
-    Mutation(
         "GAM: ReLU's mask loses NaN",
         GAM,
         "<<load_lanes(at(hidden, c, p), lanes) <= 0 ? V{} : v>>",
@@ -66,6 +59,13 @@ MUTATIONS = [
         "sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate), <<V{}>>, lanes);",
         "sigmoid_backward(dy * load_lanes(g.x + at, lanes), gate)",
         ROUNDING + "test_scale_gate_is_spoilt_where_eager_is[inf-scale-nchw-torch.float32]",
+    ),
+    Mutation(
+        "scale_gate: sums in one part",
+        SCALE_GATE,
+        "kPart = <<kVectorsPerSum>> * kLanes<A>, kBlock",
+        "int64_t{1} << 24",
+        SUMS + "test_scale_gate_over_a_million_pixels[(1, 3, 1000, 1000)-nchw]",
     ),
     Mutation(
         "scale_gate: channels_last sums by thread",

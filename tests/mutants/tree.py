@@ -23,14 +23,19 @@ def put(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def sources(root: Path) -> set[str]:
+    files = {path for pattern in SOURCES for path in root.glob(pattern) if path.is_file()}
+    return {str(p.relative_to(root)) for p in files if "__pycache__" not in p.parts}
+
+
 def make_tree() -> None:
-    sources = {path for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file()}
-    sources = {path for path in sources if "__pycache__" not in path.parts}
-    for path in sources:
-        file = str(path.relative_to(ROOT))
-        put(TREE / file, spoilable(file, path.read_text()))
-    put(TREE / "csrc/cpu/switch.h", (ROOT / "tests/mutants/switch.h").read_text())
-    put(TREE / "csrc/cpu/switch.cpp", (ROOT / "tests/mutants/switch.cpp").read_text())
+    texts = {f: spoilable(f, (ROOT / f).read_text()) for f in sources(ROOT)}
+    for name in ("switch.h", "switch.cpp"):
+        texts[f"csrc/cpu/{name}"] = (ROOT / "tests/mutants" / name).read_text()
+    for file, text in texts.items():
+        put(TREE / file, text)
+    for file in sources(TREE) - set(texts):
+        (TREE / file).unlink()
 
 
 def spoilable(file: str, text: str) -> str:
