@@ -199,13 +199,14 @@ _TRITON_KERNELS = (
 def _on_one_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The dispatcher picks a kernel by one argument: the others may be anywhere."""
 
-    def guarded(x, *others):
-        for t in others:
-            if isinstance(t, torch.Tensor) and t.device != x.device:
+    def guarded(*args):
+        devices = [t.device for t in args if isinstance(t, torch.Tensor)]
+        for device in devices[1:]:
+            if device != devices[0]:
                 raise RuntimeError(
-                    f"attn_kernels: expected all tensors on one device, got {x.device}, {t.device}"
+                    f"attn_kernels: expected all tensors on one device, got {devices[0]}, {device}"
                 )
-        return kernel(x, *others)
+        return kernel(*args)
 
     return guarded
 

@@ -3,7 +3,7 @@ import torch
 from .. import autograd, ops, reference
 from ..backends import backend_for
 from ..checks import check_epilogue, check_factors, check_feature_map
-from .operands import coefficient, overridable, product_dtype
+from .operands import coefficient, laid_out_as, overridable, product_dtype
 
 
 @overridable
@@ -42,5 +42,6 @@ def affine_gate(
         y = reference.affine_gate(x, scale, shift, residual=residual, activation=activation)
     else:
         factors = coefficient(scale, x), None if shift is None else coefficient(shift, x)
-        y = autograd.affine_gate(ops.dense(x), *factors, residual, activation)
+        dense = ops.dense(x)
+        y = laid_out_as(autograd.affine_gate(dense, *factors, residual, activation), x, dense)
     return y.to(product_dtype(x, scale, shift))

@@ -8,7 +8,7 @@ from .. import autograd, ops
 from ..backends import backend_for
 from ..checks import check_epilogue, check_feature_map, check_mixed, check_statistics
 from .affine_gate import affine_gate
-from .operands import autocasts, coefficient, product_dtype
+from .operands import autocasts, coefficient, laid_out_as, product_dtype
 from .squeeze import bits, in_order
 from .squeeze import squeeze as squeezed
 
@@ -65,12 +65,12 @@ def squeeze_gate(
     carried = x.requires_grad and torch.is_grad_enabled()
     squeeze_op = autograd.squeeze_carried if carried else autograd.squeeze
     gate_op = autograd.affine_gate_carried if carried else autograd.affine_gate
-    x = ops.dense(x)
-    found = squeeze_op(x, bits(squeeze))
+    dense = ops.dense(x)
+    found = squeeze_op(dense, bits(squeeze))
     scale, shift = mixed(mix, in_order(found, squeeze, x), x)
     factors = coefficient(scale, x), None if shift is None else coefficient(shift, x)
-    y = gate_op(x, *factors, residual, activation, *found[6:])  # token and carrier, or nothing
-    return y.to(product_dtype(x, scale, shift))
+    y = gate_op(dense, *factors, residual, activation, *found[6:])  # token, carrier, or nothing
+    return laid_out_as(y, x, dense).to(product_dtype(x, scale, shift))
 
 
 def mixed(
