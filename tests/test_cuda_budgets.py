@@ -117,7 +117,7 @@ def test_a_burst_taken_out_is_seen(gate_source):
 # Plain maps in float16, NCHW: 16-byte loads in flight, at least, and instructions per 16 bytes.
 LIMITS = {
     "reduce_kernel<Pool<__half, float, false>, false, 8>": (4, 30),
-    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 24),
+    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 26),
     "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
     "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
 }
@@ -135,10 +135,10 @@ def test_streams_are_what_they_should_be(kernel):
 
 def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
-    through_x = ("gate_kernel<", "input_gradient_kernel<", "reduce_kernel<")
+    through_x = re.compile(r"(gate|reduce)_kernel<|input_gradient_kernel<\w+, \w+, \d, true")
     widest = {}
     for row in table.read():
-        if row.kernel.startswith(through_x) and row.load_bytes == 16:
+        if through_x.match(row.kernel) and row.load_bytes == 16:
             key = (row.kernel, row.architecture)
             widest[key] = max(widest.get(key, 0), row.in_flight)
     assert widest

@@ -26,9 +26,11 @@ template <int kSize, bool kTested, class Real>
 __device__ __forceinline__ void weight_row(int k, int columns, int first_x, int width,
                                            const Real* d_logit, const Real* window,
                                            Real (&part)[kSize], Real& bias) {
-  constexpr int kWindow = kQuad * ((kSize + 2 * kQuad - 2) / kQuad);
+  // As many values of the window as fit in registers beside the sums; else none.
+  constexpr bool kHeld = kSize * sizeof(Real) <= 56;
+  constexpr int kWindow = kHeld ? kQuad * ((kSize + 2 * kQuad - 2) / kQuad) : 0;
   const auto take = [&](int column, auto left) {
-    Real value[kWindow];
+    Real value[kWindow + 1];
 #pragma unroll
     for (int m = 0; m < kWindow; m += kQuad) {
       if (m >= k + kQuad - 1) break;
@@ -45,7 +47,8 @@ __device__ __forceinline__ void weight_row(int k, int columns, int first_x, int 
       for (int kx = 0; kx < kSize; ++kx) {
         if (kx >= k) break;
         const int x = first_x + column + i + kx - k / 2;
-        if (!kTested || (0 <= x && x < width)) part[kx] += d.value[i] * value[i + kx];
+        const Real tap = kHeld ? value[i + kx] : window[column + i + kx];
+        if (!kTested || (0 <= x && x < width)) part[kx] += d.value[i] * tap;
       }
     }
   };

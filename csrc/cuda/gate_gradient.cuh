@@ -22,9 +22,11 @@ struct GateGradient : Reduction<T, GateStat<Acc<T>>, kView> {
   using Real = Acc<T>;
   using Stat = GateStat<Real>;
   using Pixel = Real;  // the max of f
+  struct Nothing {};
   template <int V>
   struct Raw {
-    Vector<T, V> x, dr, y;
+    Vector<T, V> x, dr;
+    std::conditional_t<kRelu, Vector<T, V>, Nothing> y;
   };
 
   const T *dy, *y;
