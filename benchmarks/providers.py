@@ -49,8 +49,7 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
     if name == OURS:
         return ours(op, inputs)
     if name == "reference":
-        reference = getattr(ak.reference, op.name)
-        return [Provider(name, reference)]
+        return [Provider(name, op.truth)]
     if name == "compile":
         return [Provider(name, torch.compile(op.eager, dynamic=False))]
     if name == "compile-max-autotune":
@@ -68,8 +67,8 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
 
 def ours(op: Op, inputs: Inputs) -> list[Provider]:
     """One provider for each compiled backend that serves the op on x's device."""
-    function = getattr(ak.functional, op.name)
-    best = backend_for(op.name, inputs.x)
+    function = op.ours(inputs.x, inputs.parameters)
+    best = backend_for(op.served_as, inputs.x)
     found, reasons = [], []
     for backend in BACKENDS:
         if backend == "reference":
@@ -81,7 +80,7 @@ def ours(op: Op, inputs: Inputs) -> list[Provider]:
         if reason is None:
             try:
                 with ak.use_backend(backend):
-                    backend_for(op.name, inputs.x)
+                    backend_for(op.served_as, inputs.x)
             except ValueError as error:
                 reason = str(error)
             else:
