@@ -86,9 +86,14 @@ class Counter(TorchDispatchMode):
         if name == "scatter":  # in place where no mode watches: neither reads nor writes the rest
             self.bytes -= 2 * dense_bytes(result)
             self.bytes += dense_bytes(args[3])
-        evaluated = name == "native_batch_norm" and not args[5]  # by given statistics
-        if name in self.TWICE and not evaluated:
+        if name in self.TWICE:
             self.bytes += dense_bytes(args[0])
+        if name == "native_batch_norm" and not args[5]:  # by given statistics: x is read once
+            self.bytes -= dense_bytes(args[0])
+        if name == "native_batch_norm_backward" and args[7]:  # by this batch's: x is read twice
+            self.bytes += dense_bytes(args[1])
+        if name == "adaptive_max_pool2d_backward":  # of x it takes the shape
+            self.bytes -= dense_bytes(args[1])
         return result
 
 
