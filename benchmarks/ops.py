@@ -7,6 +7,7 @@ speed. The yardstick of correctness is `attn_kernels.reference` in float64.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -57,16 +58,21 @@ def cbam(x, w1, w2, weight):
     return spatial_gate(x * torch.sigmoid(sum(logits)), weight)
 
 
-def se_tail(x, residual, gamma, beta, *parameters):
-    return F.relu(squeeze_excite(trained_norm(x, gamma, beta), *parameters) + residual)
+def se_tail(*arguments):
+    return tail(squeeze_excite, *arguments)
 
 
-def spatial_tail(x, residual, gamma, beta, *parameters):
-    return F.relu(spatial_gate(trained_norm(x, gamma, beta), *parameters) + residual)
+def spatial_tail(*arguments):
+    return tail(spatial_gate, *arguments)
 
 
-def cbam_tail(x, residual, gamma, beta, *parameters):
-    return F.relu(cbam(trained_norm(x, gamma, beta), *parameters) + residual)
+def cbam_tail(*arguments):
+    return tail(cbam, *arguments)
+
+
+def tail(gate, x, residual, gamma, beta, *gate_parameters):
+    """The end of a residual block, after its last convolution."""
+    return F.relu(gate(trained_norm(x, gamma, beta), *gate_parameters) + residual)
 
 
 def trained_norm(x, gamma, beta):
@@ -121,7 +127,7 @@ def keep_the_maximum(w1, w2, weight):
 
 
 def settle_tail(residual, gamma, beta, *gate_parameters):
-    """Off ReLU's kink, by a residual that is larger than the gated map; a maximum that stays."""
+    """y off ReLU's kink, by a residual that is larger than the gated map; a maximum that stays."""
     residual.copy_(8 * residual.sign())
     gamma.copy_(1 + gamma / 50)
     beta /= 50
@@ -145,6 +151,7 @@ class Op:
     settle: Callable[..., None] = lambda *parameters: None  # see make_inputs
     module: Callable[[int], torch.nn.Module] | None = None
     kernel: str = ""  # the op whose backend serves it, where that has another name
+    gate: str = ""  # of a tail: the op of its gate
 
     @property
     def name(self) -> str:
@@ -169,6 +176,11 @@ class Op:
         for (holder, name), value in zip(slots, parameters[operands:], strict=True):
             setattr(holder, name, value)
         return lambda x, *tensors: module(x, *tensors[:operands])
+
+    def with_our_gate(self, x: torch.Tensor, parameters: tuple) -> Callable[..., torch.Tensor]:
+        """A tail of PyTorch's own norm, addition and ReLU around our gate."""
+        gate_parameters = parameters[3:]
+        return functools.partial(tail, OPS[self.gate].ours(x, gate_parameters))
 
 
 def tail_of(gate: Callable[[int], torch.nn.Module]) -> Callable[[int], torch.nn.Module]:
@@ -198,14 +210,22 @@ OPS = {
         Op(gam_channel_gate, gam_parameters, "gam", keep_off_the_kink),
         Op(scale_gate, scale_parameters, "gam"),
         Op(squeeze_excite, squeeze_excite_parameters, "gates"),
-        Op(cbam, cbam_parameters, "gates", keep_the_maximum, cbam_module, "spatial_gate"),
+        Op(
+            cbam,
+            cbam_parameters,
+            "gates",
+            keep_the_maximum,
+            cbam_module,
+            kernel="spatial_gate",
+        ),
         Op(
             se_tail,
             tail_parameters(squeeze_excite_parameters),
             "gates",
             settle_tail,
             tail_of(ak.SqueezeExcite),
-            "affine_gate",
+            kernel="affine_gate",
+            gate="squeeze_excite",
         ),
         Op(
             spatial_tail,
@@ -213,7 +233,8 @@ OPS = {
             "gates",
             settle_tail,
             tail_of(spatial_module),
-            "spatial_gate",
+            kernel="spatial_gate",
+            gate="spatial_gate",
         ),
         Op(
             cbam_tail,
@@ -221,7 +242,8 @@ OPS = {
             "gates",
             settle_cbam_tail,
             tail_of(cbam_module),
-            "spatial_gate",
+            kernel="spatial_gate",
+            gate="cbam",
         ),
     )
 }

@@ -19,7 +19,10 @@ Function = Callable[..., torch.Tensor]
 COPY, PRODUCTS = YARDSTICKS = ("copy", "products")  # of memory, and of arithmetic
 EAGER = "eager"
 OURS = "ours"
-NAMES = (OURS, EAGER, "compile", "compile-max-autotune", "timm", "reference", *YARDSTICKS)
+NAMES = (
+    *(OURS, EAGER, "compile", "compile-max-autotune", "compile-ours", "compile-gate"),
+    *("timm", "reference", *YARDSTICKS),
+)
 DEFAULT_AGAINST = (EAGER, "compile", "timm")
 
 
@@ -52,6 +55,14 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
         return [Provider(name, op.truth)]
     if name == "compile":
         return [Provider(name, torch.compile(op.eager, dynamic=False))]
+    if name == "compile-ours":
+        ours_alone = op.ours(inputs.x, inputs.parameters)
+        return [Provider(name, torch.compile(ours_alone, dynamic=False, fullgraph=True))]
+    if name == "compile-gate":
+        if not op.gate:
+            raise MissingError(f"{op.name} is no tail around a gate")
+        around = op.with_our_gate(inputs.x, inputs.parameters)
+        return [Provider(name, torch.compile(around, dynamic=False, fullgraph=True))]
     if name == "compile-max-autotune":
         # Without inductor's own CUDA graphs: graph replay is measured alike for everybody.
         options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False}

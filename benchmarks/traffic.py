@@ -416,9 +416,9 @@ SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
 
 def who(provider: str) -> str | None:
     """Which model describes a provider."""
-    if provider.startswith("ours-"):
+    if provider.startswith("ours-") or provider == "compile-ours":
         return "ours"
-    if provider.startswith("compile"):
+    if provider in ("compile", "compile-max-autotune"):
         return "compile"
     return {"eager": "eager", "timm": "eager", "limit": "limit"}.get(provider)
 
