@@ -142,8 +142,8 @@ def gam_ours(s: Sizes) -> Traffic:
 
 
 def squeeze_excite_ours(s: Sizes) -> Traffic:
-    """Forward: squeeze reads x; gate reads x, writes y. Backward: the gate's sums read dy and x; the
-    final pass reads dy, writes dx. With reuse an image is in the cache for its second look.
+    """Forward: squeeze reads x; gate reads x, writes y. Backward: the gate's sums read dy and x;
+    the final pass reads dy, writes dx. With reuse an image is in the cache for its second look.
     """
     second = 0 if s.reuse else s.X
     return Traffic(2 * s.X + second, 3 * s.X + second)
@@ -221,7 +221,7 @@ def scale_gate_eager(s: Sizes) -> Traffic:
 
 
 def squeeze_excite_eager(s: Sizes) -> Traffic:
-    """Forward: mean (X), product (2 X). Backward: the product's two (2 X, 3 X) and their sum (X), the
+    """Forward: mean (X), product (2 X). Backward: the product's two (2 X, 3 X) and a sum (X), the
     mean's, expanded and divided (X), addition (3 X)."""
     return Traffic(3 * s.X, 10 * s.X)
 
@@ -289,16 +289,16 @@ def scale_gate_compile(s: Sizes) -> Traffic:
 
 
 def squeeze_excite_compile(s: Sizes) -> Traffic:
-    """Forward: mean (X), product (2 X). Backward: the gate's gradient from dy and x (2 X), dx from dy
-    (2 X)."""
+    """Forward: mean (X), product (2 X). Backward: the gate's gradient from dy and x (2 X), dx from
+    dy (2 X)."""
     return Traffic(3 * s.X, 4 * s.X)
 
 
 def cbam_compile(s: Sizes) -> Traffic:
-    """Forward: both statistics over pixels (X), both over channels (X), products (2 X), the planes of
-    spatial_gate. Backward: those of spatial_gate but for the last sum (2 X), zero-fill and scatter
-    (X); the channel gate's gradient from dy, x and the scattered map (3 X); the maximum's zero-fill
-    (X); dx from dy and both scattered maps (4 X).
+    """Forward: both statistics over pixels (X), both over channels (X), products (2 X), the planes
+    of spatial_gate. Backward: those of spatial_gate but for the last sum (2 X), zero-fill and
+    scatter (X); the channel gate's gradient from dy, x and the scattered map (3 X); the maximum's
+    zero-fill (X); dx from dy and both scattered maps (4 X).
     """
     planes = 12 * s.P + s.I
     return Traffic(4 * s.X + 6 * s.P, 11 * s.X + planes)
@@ -313,17 +313,17 @@ def se_tail_compile(s: Sizes) -> Traffic:
 
 
 def spatial_tail_compile(s: Sizes) -> Traffic:
-    """Forward: the norm's statistics (X), the gate's (X), the rest (3 X). Backward: d_logit from dy,
-    y and x (3 X); zero-fill and scatter (X); the norm's sums from dy, y, x and the scattered map
-    (4 X); dx and the residual's gradient from the same (6 X).
+    """Forward: the norm's statistics (X), the gate's (X), the rest (3 X). Backward: d_logit from
+    dy, y and x (3 X); zero-fill and scatter (X); the norm's sums from dy, y, x and the scattered
+    map (4 X); dx and the residual's gradient from the same (6 X).
     """
     return Traffic(5 * s.X + 6 * s.P, 14 * s.X + 12 * s.P + s.I)
 
 
 def cbam_tail_compile(s: Sizes) -> Traffic:
-    """spatial_tail, and forward the statistics over pixels (X). Backward: the channel gate's gradient
-    from dy, y, x and the scattered map (4 X), and the maximum's zero-fill (X), which the norm's sums
-    and dx read, too (2 X).
+    """spatial_tail, and forward the statistics over pixels (X). Backward: the channel gate's
+    gradient from dy, y, x and the scattered map (4 X), and the maximum's zero-fill (X), which the
+    norm's sums and dx read, too (2 X).
     """
     tail = spatial_tail_compile(s)
     return Traffic(tail.fwd + s.X, tail.bwd + 7 * s.X)
