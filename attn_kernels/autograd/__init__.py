@@ -22,7 +22,7 @@ derivative there is, but not fused.
 
 from .affine_gate import affine_gate
 from .batch_statistics import batch_statistics
-from .carried import affine_gate_carried, squeeze_carried
+from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
@@ -39,6 +39,7 @@ __all__ = [
     "scale_gate",
     "spatial_attention",
     "spatial_gate",
+    "spatial_gate_carried",
     "squeeze",
     "squeeze_carried",
 ]
