@@ -4,6 +4,7 @@ from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
 from .nn import (
+    CBAM,
     ChannelAttention,
     ChannelSE,
     EfficientChannelAttention,
@@ -16,6 +17,7 @@ from .nn import (
 )
 
 __all__ = [
+    "CBAM",
     "ChannelAttention",
     "ChannelSE",
     "EfficientChannelAttention",

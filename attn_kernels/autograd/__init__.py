@@ -21,6 +21,7 @@ derivative there is, but not fused.
 """
 
 from .affine_gate import affine_gate
+from .all_reduce import all_reduce
 from .batch_statistics import batch_statistics
 from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
@@ -33,6 +34,7 @@ from .squeeze import squeeze
 __all__ = [
     "affine_gate",
     "affine_gate_carried",
+    "all_reduce",
     "batch_statistics",
     "channel_pool",
     "gam_channel_gate",
