@@ -4,20 +4,26 @@ from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
 from .nn import (
+    CBAM,
+    ChannelAttention,
     ChannelSE,
     EfficientChannelAttention,
     GAMAttention,
     GAMChannelGate,
+    GSoP,
     SpatialAttention,
     SpatialGate,
     SqueezeExcite,
 )
 
 __all__ = [
+    "CBAM",
+    "ChannelAttention",
     "ChannelSE",
     "EfficientChannelAttention",
     "GAMAttention",
     "GAMChannelGate",
+    "GSoP",
     "SpatialAttention",
     "SpatialGate",
     "SqueezeExcite",

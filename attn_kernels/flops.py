@@ -45,6 +45,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "spatial_attention": stencil,
     "spatial_attention_backward": stencil_backward,
     "spatial_gate": stencil,
+    "spatial_gate_carried": stencil,
     "spatial_gate_backward": stencil_backward,
     "gam_channel_gate": mlp,
     "gam_channel_gate_backward": mlp_backward,

@@ -151,6 +151,10 @@ def _affine_gate_carried(x, scale, shift, residual, activation, token, carrier):
     return _empty_like(x)
 
 
+def _spatial_gate_carried(x, weight, bias, scale, shift, residual, activation, token, carrier):
+    return _spatial_gate(x, weight, bias, scale, shift, residual, activation)
+
+
 def nothing(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A token, as x, and a carrier, (N, C): zeros expanded from one element."""
     zero, acc = x.new_zeros(()), x.new_zeros((), dtype=acc_dtype(x))
@@ -174,6 +178,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "affine_gate_sums": _affine_gate_sums,
     "squeeze_carried": _squeeze_carried,
     "affine_gate_carried": _affine_gate_carried,
+    "spatial_gate_carried": _spatial_gate_carried,
 }
 
 # What other ops make up, whatever the device.
@@ -182,9 +187,8 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
         *torch.ops.attn_kernels.squeeze.default(x, statistics),
         *nothing(x),
     ),
-    "affine_gate_carried": lambda x, scale, shift, residual, activation, token, carrier: (
-        torch.ops.attn_kernels.affine_gate.default(x, scale, shift, residual, activation)
-    ),
+    "affine_gate_carried": lambda *args: torch.ops.attn_kernels.affine_gate.default(*args[:-2]),
+    "spatial_gate_carried": lambda *args: torch.ops.attn_kernels.spatial_gate.default(*args[:-2]),
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.

@@ -78,8 +78,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "affine_gate_sums(Tensor dy, Tensor x, Tensor? y)"
       " -> (Tensor d_scale, Tensor d_shift, Tensor dr)");
 
-  // The two ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze and
-  // affine_gate as above, with a token (as x) and a carrier (N, C) between them that hold nothing.
+  // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate and
+  // spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold nothing.
   m.def(
       "squeeze_carried(Tensor x, int statistics)"
       " -> (Tensor mean, Tensor var, Tensor max, Tensor min, Tensor argmax, Tensor argmin,"
@@ -87,4 +87,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "affine_gate_carried(Tensor x, Tensor scale, Tensor? shift, Tensor? residual,"
       " str activation, Tensor token, Tensor carrier) -> Tensor y");
+  m.def(
+      "spatial_gate_carried(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
+      " Tensor? residual, str activation, Tensor token, Tensor carrier)"
+      " -> (Tensor y, Tensor map, Tensor pooled)");
 }

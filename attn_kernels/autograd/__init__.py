@@ -21,8 +21,9 @@ derivative there is, but not fused.
 """
 
 from .affine_gate import affine_gate
+from .all_reduce import all_reduce
 from .batch_statistics import batch_statistics
-from .carried import affine_gate_carried, squeeze_carried
+from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
@@ -33,12 +34,14 @@ from .squeeze import squeeze
 __all__ = [
     "affine_gate",
     "affine_gate_carried",
+    "all_reduce",
     "batch_statistics",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
     "spatial_attention",
     "spatial_gate",
+    "spatial_gate_carried",
     "squeeze",
     "squeeze_carried",
 ]

@@ -22,6 +22,8 @@ class ChannelSE(nn.Module):
     Roy et al., Concurrent Spatial and Channel Squeeze & Excitation, MICCAI 2018.
     """
 
+    squeeze = ("mean",)
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         check_int("channels", channels, least=2)
@@ -29,7 +31,7 @@ class ChannelSE(nn.Module):
         self.Conv_Excitation = nn.Conv2d(channels // 2, channels, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.squeeze_gate(x, self._mix)
+        return functional.squeeze_gate(x, self.mix, self.squeeze)
 
-    def _mix(self, mean: torch.Tensor) -> torch.Tensor:
+    def mix(self, mean: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self.Conv_Excitation(self.Conv_Squeeze(mean)))

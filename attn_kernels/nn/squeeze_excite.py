@@ -33,6 +33,8 @@ class SqueezeExcite(nn.Module):
     Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
     """
 
+    squeeze = ("mean",)
+
     def __init__(
         self,
         channels: int,
@@ -53,9 +55,9 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.squeeze_gate(x, self._mix)
+        return functional.squeeze_gate(x, self.mix, self.squeeze)
 
-    def _mix(self, mean: torch.Tensor) -> torch.Tensor:
+    def mix(self, mean: torch.Tensor) -> torch.Tensor:
         activation, gate = ACTIVATIONS[self.activation], GATES[self.gate]
         return gate(self.fc2(activation(self.fc1(mean))))
 
