@@ -19,7 +19,11 @@ ACTIVATIONS: dict[str, Function] = {
     "silu": F.silu,
     "identity": lambda hidden: hidden,
 }
-GATES: dict[str, Function] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
+GATES: dict[str, Function] = {
+    "sigmoid": torch.sigmoid,
+    # F.hardsigmoid, whose gradient multiplies by a sixth in float32
+    "hardsigmoid": lambda logit: F.relu6(logit + 3) / 6,
+}
 
 
 def squeeze_excite(
