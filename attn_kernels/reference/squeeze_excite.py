@@ -98,18 +98,19 @@ def statistics_backward(
     else:
         d_logit = torch.where((scale > 0) & (scale < 1), d_scale / 6, 0)
     d_active, d_w2, d_b2 = of_vectors_backward(d_logit, ACTIVATIONS[activation](hidden), w2)
-    d_hidden = d_hidden + d_active * slope(hidden, activation)
+    d_hidden = d_hidden + activation_backward(d_active, hidden, activation)
     through_hidden, d_w1, d_b1 = of_vectors_backward(d_hidden, mean, w1)
     return d_mean + through_hidden, d_w1, d_b1, d_w2, d_b2
 
 
-def slope(hidden: torch.Tensor, activation: str) -> torch.Tensor:
-    """The activation's derivative; a ReLU lets what NaN gets through."""
+def activation_backward(
+    d_active: torch.Tensor, hidden: torch.Tensor, activation: str
+) -> torch.Tensor:
+    """d_hidden; a ReLU lets through what NaN gets."""
     if activation == "silu":
         s = torch.sigmoid(hidden)
-        return s * (1 + hidden * (1 - s))
-    ones = torch.ones_like(hidden)
-    return ones.masked_fill(hidden <= 0, 0) if activation == "relu" else ones
+        return d_active * (s * (1 + hidden * (1 - s)))
+    return d_active.masked_fill(hidden <= 0, 0) if activation == "relu" else d_active
 
 
 def of_vectors(t: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
