@@ -81,9 +81,12 @@ def test_default_matrix_has_the_shapes_of_each_op_and_the_host_cost():
 
 
 def test_every_op_exists_on_every_floor():
-    for name in OPS:
-        assert callable(getattr(ak.functional, name))
-        assert callable(getattr(ak.reference, name))
+    for name, op in OPS.items():
+        if op.module is None:
+            assert callable(getattr(ak.functional, name))
+            assert callable(getattr(ak.reference, name))
+        else:
+            assert op.served_as in OPS or callable(getattr(ak.functional, op.served_as))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
