@@ -134,6 +134,10 @@ def _squeeze_backward(dr, x, scale, slope, offset, argmax, d_max, argmin, d_min)
     return _empty_like(x)
 
 
+def _squeeze_backward_add_(dx, x, slope, offset, argmax, d_max, argmin, d_min):
+    return None
+
+
 def _affine_gate(x, scale, shift, residual, activation):
     return _empty_like(x)
 
@@ -183,6 +187,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "scale_gate_backward": _scale_gate_backward,
     "squeeze": _squeeze,
     "squeeze_backward": _squeeze_backward,
+    "squeeze_backward_add_": _squeeze_backward_add_,
     "affine_gate": _affine_gate,
     "affine_gate_sums": _affine_gate_sums,
     "squeeze_excite": _squeeze_excite,

@@ -66,6 +66,10 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "squeeze_backward(Tensor? dr, Tensor x, Tensor? scale, Tensor? slope, Tensor? offset,"
       " Tensor? argmax, Tensor? d_max, Tensor? argmin, Tensor? d_min) -> Tensor dx");
+  // The same with scale 1, in the place of dr, which is dense and in x's memory format; on the CPU.
+  m.def(
+      "squeeze_backward_add_(Tensor(a!) dx, Tensor x, Tensor? slope, Tensor? offset,"
+      " Tensor? argmax, Tensor? d_max, Tensor? argmin, Tensor? d_min) -> ()");
 
   // y = activation(scale * x + shift + residual); scale and shift (N, C) in acc; activation:
   // "identity" or "relu".
@@ -90,8 +94,9 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       " Tensor mean, Tensor hidden, str activation, str gate)"
       " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
 
-  // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate and
-  // spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold nothing.
+  // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate
+  // and spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold
+  // nothing.
   m.def(
       "squeeze_carried(Tensor x, int statistics)"
       " -> (Tensor mean, Tensor var, Tensor max, Tensor min, Tensor argmax, Tensor argmin,"

@@ -19,6 +19,7 @@ from attn_kernels.reference.squeeze import STATISTICS, extreme, statistic
 
 squeeze = torch.ops.attn_kernels.squeeze
 squeeze_backward = torch.ops.attn_kernels.squeeze_backward
+squeeze_backward_add_ = torch.ops.attn_kernels.squeeze_backward_add_
 ALL = 15
 NAN, INF = float("nan"), float("inf")
 LONG = (2, 5, 120, 121)  # several blocks of pixels, the last of them not whole
@@ -244,6 +245,23 @@ def test_final_pass_on_any_threads(layout):
     assert_same_on_any_threads(lambda: squeeze_backward(*arguments))
 
 
+@pytest.mark.parametrize("wanted", [("slope", "offset", "max", "min"), ("offset",), ("max",)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_the_place_of_dr(layout, dtype, wanted):
+    """The same bits, also where an extreme is, with one rounding."""
+    dr, x, scale, *rest = terms(make_x((2, 37, 20, 31), dtype, layout), ("gate", *wanted))
+    dr = dr.contiguous(memory_format=ak.ops.memory_format(x))
+    expected = squeeze_backward(dr, x, torch.ones_like(scale), *rest)
+    squeeze_backward_add_(dr, x, *rest)
+    assert torch.equal(dr, expected)
+
+
+def test_in_the_place_of_dr_as_an_op():
+    dr, x, _, *rest = terms(make_x((2, 3, 5, 4)), TERMS)
+    torch.library.opcheck(squeeze_backward_add_.default, (dr, x, *rest))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_places_outside_of_the_map_are_nobodys(layout):
     """A direct caller's own mistake, which must not reach beyond the map."""
@@ -369,6 +387,8 @@ AT = V.long()
         (squeeze_backward, (None, X, None, None, None, AT.int(), V, None, None)),
         (squeeze_backward, (None, X, None, None, None, None, None, AT[:, :3], V)),
         (squeeze_backward, (None, X, None, None, None, None, None, AT, V[0])),
+        (squeeze_backward_add_, (X[..., 1:], X, None, V, None, None, None, None)),
+        (squeeze_backward_add_, (X.mT, X, None, V, None, None, None, None)),
     ],
 )
 def test_direct_callers_of_the_ops_are_stopped(op, arguments):

@@ -5,7 +5,8 @@ also returns a token, shaped as x, and a carrier, shaped as the gate's scale: ze
 one element. The gate node takes them, computes nothing with them, and in its backward returns for x
 nothing, for the token the gradient of what its activation got, and for the carrier the *value* of
 its scale. The squeeze node's backward then has all that one pass over the map needs. The spatial
-gate's own backward needs a pass to x's gradient: its token gets that, and its carrier ones.
+gate's own backward ends with x's gradient through it: its token gets that, its carrier nothing, and
+the last pass completes it in its place.
 
 This holds as long as one gate takes the token, once. A `torch.vmap` around both nodes may give one
 token to many gates, and would sum up what they hand back: there the gate gives x its own gradient,
@@ -53,9 +54,7 @@ class SpatialGateCarried(SpatialGate):
     @staticmethod
     def backward(ctx, *gradients):
         dx, *others = SpatialGate.backward(ctx, *gradients)
-        if dx is None or not ctx.needs_input_grad[7]:
-            return None, *others, None, None
-        return None, *others, dx, dx.new_ones(dx.shape[:2], dtype=ops.acc_dtype(dx))
+        return None, *others, dx, None
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,7 @@ def differentiable(
 
     def run(*args):
         """The op; in plain eager mode without the dispatcher's detour through Python."""
-        if (  # compile, export, trace, torch.func and forward mode must see the op itself
-            torch.compiler.is_compiling()
-            or _are_functorch_transforms_active()
-            or forward_ad._current_level >= 0
-            or _get_tracing_state() is not None
-        ):
+        if sees_ops():
             return op(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return apply(*args)
@@ -80,6 +75,16 @@ def differentiable(
     _library.impl(name, dispatched, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, fold.rule(op, formula), lib=_library)
     return run
+
+
+def sees_ops() -> bool:
+    """Whether compile, export, trace, torch.func or forward mode must see the op itself."""
+    return (
+        torch.compiler.is_compiling()
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _get_tracing_state() is not None
+    )
 
 
 def _is_for_onnx() -> bool:

@@ -13,6 +13,7 @@ ARGUMENTS = "tests/test_spatial_arguments.py::"
 CHILDREN = "tests/test_children.py::"
 WHOLE_GAM = "tests/test_gam_attention.py::"
 MODULES = "tests/test_modules.py::"
+TAIL = "tests/test_tail.py::"
 
 OPERATORS = [
     Mutation(
@@ -241,4 +242,49 @@ CHANGED_CHILDREN = [
     ),
 ]
 
-MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN
+TAILS = [
+    Mutation(
+        "the maximum under a negative scale is the maximum's",
+        NN + "tail.py",
+        "torch.where(<<a > 0>>, found",
+        "a == a",
+        TAIL + "test_as_eager[batch norm-CBAM]",
+    ),
+    Mutation(
+        "batch norm from its images: the variance between them is left out",
+        NN + "batch_norm.py",
+        'of_images["var"].mean(0)<< + between>>',
+        "",
+        TAIL + "test_as_eager[batch norm-None]",
+    ),
+    Mutation(
+        "the channels of z are not looked at",
+        NN + "tail.py",
+        "if norm is not None and <<norm.num_features != z.shape[1]>>:",
+        "False",
+        TAIL + "test_bad_input[z: expected 6 channels \\(as norm\\), got 4]",
+    ),
+    Mutation(
+        "a derived gate is taken for its base",
+        NN + "tail.py",
+        "return <<obstacle(gate, kind.cls) or >>kind.obstacle(gate)",
+        "",
+        TAIL + "test_a_gate_that_is_derived",
+    ),
+    Mutation(
+        "the spatial gate gives its gradient to x and to the token",
+        AUTOGRAD + "carried.py",
+        "return <<None>>, *others, dx, None",
+        "dx",
+        "tests/test_cbam.py::TestCBAM::test_gradcheck[cpu]",
+    ),
+    Mutation(
+        "the last pass writes on what a second derivative needs",
+        AUTOGRAD + "squeeze.py",
+        '== "cpu"\n<<        and not torch.is_grad_enabled()\n>>',
+        "",
+        TAIL + "test_second_derivatives[CBAM]",
+    ),
+]
+
+MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS
