@@ -20,13 +20,11 @@ struct PlaneVisit {
   static constexpr int kChannels = kChannelsLast ? V : 1;  // of which a thread finds something
   static constexpr unsigned kAllElements = (1u << V) - 1;
 
-  int64_t plane;  // or that of its first channel
   int64_t at;     // the first vector, in a tensor shaped like x
   int64_t pixel;  // of the first vector's first element; negative where the plane begins later
   int pixel_step;
   int count;
-  unsigned last_elements =
-      kAllElements;  // of the last vector, those before the plane's end, as bits
+  unsigned last_elements = kAllElements;  // those of the last vector, as bits
 
   __device__ PlaneVisit(const Shape& shape, const PlaneTiling& tiling, unsigned block) {
     const int lane = threadIdx.x % tiling.lanes, slot = threadIdx.x / tiling.lanes;
@@ -35,14 +33,12 @@ struct PlaneVisit {
     const int64_t begin = part * tiling.tile;
     if constexpr (kChannelsLast) {
       const int channel = (block % tiling.chunks * tiling.lanes + lane) * V;
-      plane = outer * shape.c + channel;
       pixel = begin + slot;
       pixel_step = tiling.slots;
       count = channel < shape.c ? steps(pixel, begin + tiling.tile, shape.hw, tiling.slots) : 0;
       at = (outer * shape.hw + pixel) * shape.c + channel;
     } else {
-      plane = outer * tiling.slots + slot;
-      const int64_t start = plane * shape.hw;
+      const int64_t plane = outer * tiling.slots + slot, start = plane * shape.hw;
       const int astray = kStraddles ? static_cast<int>(start % V) : 0;
       const int64_t first = begin + lane, vectors = (shape.hw + astray + V - 1) / V;
       pixel = first * V - astray;
@@ -70,7 +66,7 @@ struct PlaneVisit {
   static __device__ bool has(unsigned elements, int i) {
     return !kStraddles || (elements >> i & 1) != 0;
   }
-  // Calls visit(i) for each of them. Most vectors are whole; and a branch keeps the compiler from
+  // Calls body(i) for each of them. Most vectors are whole; and a branch keeps the compiler from
   // putting off loads, as it does where there are predicates for each element of a burst.
   template <class Body>
   static __device__ __forceinline__ void for_elements(unsigned elements, Body body) {
