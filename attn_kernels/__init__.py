@@ -4,20 +4,24 @@ from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
 from .nn import (
+    ChannelAttention,
     ChannelSE,
     EfficientChannelAttention,
     GAMAttention,
     GAMChannelGate,
+    GSoP,
     SpatialAttention,
     SpatialGate,
     SqueezeExcite,
 )
 
 __all__ = [
+    "ChannelAttention",
     "ChannelSE",
     "EfficientChannelAttention",
     "GAMAttention",
     "GAMChannelGate",
+    "GSoP",
     "SpatialAttention",
     "SpatialGate",
     "SqueezeExcite",

@@ -29,6 +29,7 @@ from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
+from .squeeze_excite import squeeze_excite
 
 __all__ = [
     "affine_gate",
@@ -41,4 +42,5 @@ __all__ = [
     "spatial_gate",
     "squeeze",
     "squeeze_carried",
+    "squeeze_excite",
 ]

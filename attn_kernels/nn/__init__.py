@@ -1,17 +1,21 @@
 """Drop-in modules: the parameters and state_dict keys of the usual eager ones, nothing else."""
 
+from .channel_attention import ChannelAttention
 from .channel_se import ChannelSE
 from .efficient_channel_attention import EfficientChannelAttention
 from .gam import GAMAttention, GAMChannelGate
+from .gsop import GSoP
 from .spatial_attention import SpatialAttention
 from .spatial_gate import SpatialGate
 from .squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "ChannelAttention",
     "ChannelSE",
     "EfficientChannelAttention",
     "GAMAttention",
     "GAMChannelGate",
+    "GSoP",
     "SpatialAttention",
     "SpatialGate",
     "SqueezeExcite",
