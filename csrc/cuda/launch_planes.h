@@ -31,19 +31,29 @@ int64_t plane_partials(const Shape& shape, bool channels_last, int64_t stat_byte
   return most;
 }
 
+// What a reduction has left in its workspace: statistics of so many parts of each plane; none if
+// they are folded.
+struct PlaneParts {
+  int count;
+  int64_t stat_bytes;
+};
+
 // stat_bytes: by which the work is cut.
 template <bool kChannelsLast, int V, bool kStraddles, class Launch, class Op>
-void reduce_planes(const Launch& launch, Op op, int64_t stat_bytes) {
+PlaneParts reduce_planes(const Launch& launch, Op op, int64_t stat_bytes, bool fold = true) {
   using Result = typename Op::Result;
+  constexpr int64_t kStat = sizeof(typename Op::Stat);
   constexpr int kChannels = kChannelsLast ? V : 1;
   const PlaneTiling tiling = op.tiling = plane_tiling(op.shape, kChannelsLast, V, stat_bytes);
   op.planes = op.shape.n * op.shape.c;
   launch(plane_reduce_kernel<Op, kChannelsLast, V, kStraddles>, tiling.blocks, tiling.threads(),
-         tiling.threads() * kChannels * sizeof(typename Op::Stat), op);
-  if (tiling.parts == 1) return;
+         tiling.threads() * kChannels * kStat, op);
+  if (tiling.parts == 1) return {0, kStat};
+  if (!fold) return {tiling.parts, kStat};
   const int threads = kFoldPlanes * kFoldSlots;
-  launch(plane_fold_kernel<Result>, ceil_div(op.planes, kFoldPlanes), threads,
-         threads * sizeof(typename Op::Stat), static_cast<const Result&>(op), tiling.parts);
+  launch(plane_fold_kernel<Result>, ceil_div(op.planes, kFoldPlanes), threads, threads * kStat,
+         static_cast<const Result&>(op), tiling.parts);
+  return {0, kStat};
 }
 
 // Bytes of all statistics: the work is cut the same way for any of them, so that what is found does
@@ -57,17 +67,20 @@ int64_t squeeze_bytes(const Shape& shape, bool channels_last) {
   return plane_partials<T>(shape, channels_last, kSqueezeBytes<T>) * kSqueezeBytes<T>;
 }
 
-// x -> what `to` has a place for. partial: squeeze_bytes() of workspace.
+// x -> what `to` has a place for. partial: squeeze_bytes() of workspace. Without `fold` parts of
+// planes are left there.
 template <class T, class Launch>
-void squeeze(const Launch& launch, const Shape& shape, bool channels_last, const T* x,
-             void* partial, const Statistics<Acc<T>>& to) {
+PlaneParts squeeze(const Launch& launch, const Shape& shape, bool channels_last, const T* x,
+                   void* partial, const Statistics<Acc<T>>& to, bool fold = true) {
+  PlaneParts parts;
   with_plane_layout<T>({shape, channels_last, {x}}, [&](auto order, auto vector, auto straddles) {
     constexpr bool kChannelsLast = decltype(order)::value;
     constexpr int V = decltype(vector)::value;
     const auto run = [&](auto var, auto extremes) {
       using Op = Squeeze<T, decltype(var)::value, decltype(extremes)::value>;
       const Op op{{0, shape.hw, static_cast<typename Op::Stat*>(partial), to}, shape, {}, x};
-      reduce_planes<kChannelsLast, V, decltype(straddles)::value>(launch, op, kSqueezeBytes<T>);
+      parts = reduce_planes<kChannelsLast, V, decltype(straddles)::value>(launch, op,
+                                                                          kSqueezeBytes<T>, fold);
     };
     if constexpr (V * sizeof(T) < 8 || sizeof(T) == 8) {
       run(Bool<true>(), Bool<true>());  // rare: a kernel each is enough
@@ -78,6 +91,7 @@ void squeeze(const Launch& launch, const Shape& shape, bool channels_last, const
       });
     }
   });
+  return parts;
 }
 
 template <class T>

@@ -10,9 +10,17 @@
 
 namespace attn_kernels {
 
+// A sum, and what its additions have rounded off: where terms cancel, that counts.
 template <class Real>
 struct SumStat {
-  Real sum;
+  Real sum, low;
+
+  static __device__ SumStat combine(const SumStat& a, const SumStat& b) {
+    const Real sum = a.sum + b.sum, of_b = sum - a.sum;
+    return {sum, a.low + b.low + ((a.sum - (sum - of_b)) + (b.sum - of_b))};
+  }
+  // inf - inf is not what was rounded off.
+  __device__ Real total() const { return low == low ? sum + low : sum; }
 };
 
 // Of `count` pixels: the sum of their deviations from the pivot, and of the squares of those from
@@ -79,7 +87,7 @@ struct SqueezeResult {
 
   static __device__ Stat none() {
     Stat none;
-    none.sum = 0;
+    none.sum = none.low = 0;
     if constexpr (kVar) static_cast<MomentStat<Real>&>(none) = {0, 0, 0, 0};
     if constexpr (kExtremes) {
       none.max = {Real(-INFINITY), kNowhere};
@@ -90,7 +98,7 @@ struct SqueezeResult {
   static __device__ Stat combine(const Stat& a, const Stat& b) {
     using Moments = MomentStat<Real>;
     Stat both;
-    both.sum = a.sum + b.sum;
+    static_cast<SumStat<Real>&>(both) = SumStat<Real>::combine(a, b);
     if constexpr (kVar) static_cast<Moments&>(both) = Moments::combine(a, b);
     if constexpr (kExtremes) {
       both.max = Extreme<Real>::template combine<true>(a.max, b.max);
@@ -100,7 +108,7 @@ struct SqueezeResult {
   }
   __device__ void finish(int64_t plane, const Stat& total) const {
     const Real pixels = static_cast<Real>(hw);
-    if (to.mean != nullptr) to.mean[plane] = total.sum / pixels;
+    if (to.mean != nullptr) to.mean[plane] = total.total() / pixels;
     if constexpr (kVar) {
       if (to.var != nullptr) to.var[plane] = total.squares / pixels;
     }
