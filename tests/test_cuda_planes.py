@@ -257,7 +257,7 @@ def test_launches_fit_every_gpu(module, op, shape):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", [*SIZES, (2, 1024, 14, 14), (32, 2048, 7, 7)], ids=str)
 def test_small_maps_fill_a_gpu_too(module, op, shape):
-    """20,000 threads, or as many as have two bursts of vectors; one launch where images are many."""
+    """20,000 threads, or as many as have two bursts of vectors."""
     for dtype, channels_last, aligned, kernel, blocks, threads, _ in launches(module, op, shape):
         if not aligned or dtype == "float64" or kernel == "plane_fold_kernel":
             continue

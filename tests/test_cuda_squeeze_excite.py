@@ -17,7 +17,7 @@ NUMBERS = {
     name: i for names in (("identity", "relu", "silu"), plain.GATES) for i, name in enumerate(names)
 }
 NAN, INF = float("nan"), float("inf")
-# One pixel; planes in vectors that straddle; units enough for several threads each, planes in parts.
+# One pixel; planes in vectors that straddle; units shared out among threads; planes in parts.
 SHAPES = [(2, 6, 1, 1), (3, 16, 5, 7), (1, 300, 3, 3), (1, 2, 80, 90)]
 
 

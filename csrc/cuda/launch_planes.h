@@ -136,10 +136,12 @@ void squeeze_gradient(const Launch& launch, bool channels_last, SqueezeGradientA
   with_plane_layout<T>(
       {of.shape, channels_last, {of.dr, x, of.dx}}, [&](auto order, auto vector, auto straddles) {
         constexpr bool kChannelsLast = decltype(order)::value;
-        constexpr int V = decltype(vector)::value;
+        // float64 in vectors that straddle channels would take more registers than there are.
+        constexpr bool kSplit = decltype(straddles)::value && sizeof(T) < 8;
+        constexpr int V = kSplit || !decltype(straddles)::value ? decltype(vector)::value : 1;
         of.tiling = stream_tiling(of.shape, kChannelsLast, V);
-        launch(squeeze_gradient_kernel<T, kChannelsLast, V, decltype(straddles)::value>,
-               of.tiling.blocks, of.tiling.threads(), 0, of);
+        launch(squeeze_gradient_kernel<T, kChannelsLast, V, kSplit>, of.tiling.blocks,
+               of.tiling.threads(), 0, of);
       });
 }
 
