@@ -16,14 +16,14 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 
 # op -> device type -> the backend that has a kernel for it.
 KERNELS = {
-    "affine_gate": {"cpu": "cpu"},
+    "affine_gate": {"cpu": "cpu", "cuda": "cuda"},
     "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
     "gam_channel_gate": {"cpu": "cpu", "cuda": "triton"},
     "scale_gate": {"cpu": "cpu", "cuda": "triton"},
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
-    "squeeze": {"cpu": "cpu"},
-    "squeeze_excite": {"cpu": "cpu"},
+    "squeeze": {"cpu": "cpu", "cuda": "cuda"},
+    "squeeze_excite": {"cpu": "cpu", "cuda": "cuda"},
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -227,32 +227,32 @@ KIND = "relu", "sigmoid"
 V, H = torch.ones(2, 4), torch.ones(2, 3)
 
 
-@pytest.mark.parametrize(
-    ("op", "arguments"),
-    [
-        (squeeze_excite, (X[0], W1, B1, W2, B2, *KIND)),
-        (squeeze_excite, (X[:, :, :0], W1, B1, W2, B2, *KIND)),
-        (squeeze_excite, (X.long(), W1, B1, W2, B2, *KIND)),
-        (squeeze_excite, (X, W1[0], B1, W2, B2, *KIND)),
-        (squeeze_excite, (X, W1[:0], B1[:0], W2[:, :0], B2, *KIND)),
-        (squeeze_excite, (X, W1[:, :1], B1, W2, B2, *KIND)),
-        (squeeze_excite, (X, W1.double(), B1, W2, B2, *KIND)),
-        (squeeze_excite, (X, W1, B1[:2], W2, B2, *KIND)),
-        (squeeze_excite, (X, W1, B1, W2[:, :2], B2, *KIND)),
-        (squeeze_excite, (X, W1, B1, W2, B2.half(), *KIND)),
-        (squeeze_excite, (X, W1, B1, W2.transpose(0, 1), B2, *KIND)),
-        (squeeze_excite, (X, W1, B1, W2, B2, "gelu", "sigmoid")),
-        (squeeze_excite, (X, W1, B1, W2, B2, "relu", "tanh")),
-        (squeeze_excite_backward, (X[:1], X, W1, W2, V, V, H, *KIND)),
-        (squeeze_excite_backward, (X.half(), X, W1, W2, V, V, H, *KIND)),
-        (squeeze_excite_backward, (X, X, W1[:2], W2, V, V, H, *KIND)),
-        (squeeze_excite_backward, (X, X, W1, W2, V[:1], V, H, *KIND)),
-        (squeeze_excite_backward, (X, X, W1, W2, V, V.double(), H, *KIND)),
-        (squeeze_excite_backward, (X, X, W1, W2, V, V, V, *KIND)),
-        (squeeze_excite_backward, (X, X, W1, W2, V, V, H, "relu", "identity")),
-        (squeeze_excite_backward, (X, X, W1, W2, V, V, H, "tanh", "sigmoid")),
-    ],
-)
+REFUSED = [
+    (squeeze_excite, (X[0], W1, B1, W2, B2, *KIND)),
+    (squeeze_excite, (X[:, :, :0], W1, B1, W2, B2, *KIND)),
+    (squeeze_excite, (X.long(), W1, B1, W2, B2, *KIND)),
+    (squeeze_excite, (X, W1[0], B1, W2, B2, *KIND)),
+    (squeeze_excite, (X, W1[:0], B1[:0], W2[:, :0], B2, *KIND)),
+    (squeeze_excite, (X, W1[:, :1], B1, W2, B2, *KIND)),
+    (squeeze_excite, (X, W1.double(), B1, W2, B2, *KIND)),
+    (squeeze_excite, (X, W1, B1[:2], W2, B2, *KIND)),
+    (squeeze_excite, (X, W1, B1, W2[:, :2], B2, *KIND)),
+    (squeeze_excite, (X, W1, B1, W2, B2.half(), *KIND)),
+    (squeeze_excite, (X, W1, B1, W2.transpose(0, 1), B2, *KIND)),
+    (squeeze_excite, (X, W1, B1, W2, B2, "gelu", "sigmoid")),
+    (squeeze_excite, (X, W1, B1, W2, B2, "relu", "tanh")),
+    (squeeze_excite_backward, (X[:1], X, W1, W2, V, V, H, *KIND)),
+    (squeeze_excite_backward, (X.half(), X, W1, W2, V, V, H, *KIND)),
+    (squeeze_excite_backward, (X, X, W1[:2], W2, V, V, H, *KIND)),
+    (squeeze_excite_backward, (X, X, W1, W2, V[:1], V, H, *KIND)),
+    (squeeze_excite_backward, (X, X, W1, W2, V, V.double(), H, *KIND)),
+    (squeeze_excite_backward, (X, X, W1, W2, V, V, V, *KIND)),
+    (squeeze_excite_backward, (X, X, W1, W2, V, V, H, "relu", "identity")),
+    (squeeze_excite_backward, (X, X, W1, W2, V, V, H, "tanh", "sigmoid")),
+]
+
+
+@pytest.mark.parametrize(("op", "arguments"), REFUSED)
 def test_direct_callers_of_the_ops_are_stopped(op, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         op(*arguments)

@@ -14,8 +14,6 @@ from .operands import overridable
 def squeeze(x: torch.Tensor, statistics: Sequence[str] = ("mean",)) -> tuple[torch.Tensor, ...]:
     """Statistics of every channel over its pixels, all of them in one read of x.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         statistics: some of "mean", "var" (biased), "max" and "min".

@@ -26,9 +26,9 @@ def squeeze_gate(
     ``activation(scale * x + shift + residual)``, ``scale, shift = mix(*squeeze(x, ...))``
 
     The gradient of x through the gate and through the statistics is written in one pass: there is
-    no second map to add. To `torch.fx` this is `squeeze`, the mix and `affine_gate`; on CUDA, where
-    plain PyTorch serves because there is no kernel yet, in forward mode, and after an export for
-    which x required no gradient, it is computed so, too.
+    no second map to add. To `torch.fx` this is `squeeze`, the mix and `affine_gate`; where plain
+    PyTorch serves, in forward mode, and after an export for which x required no gradient, it is
+    computed so, too.
 
     Args:
         x: (N, C, H, W).

@@ -14,42 +14,30 @@ using Statistics = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Statistics squeeze(const Tensor& x_any, int64_t statistics) {
   const FeatureMap x = feature_map(x_any);
-  STD_TORCH_CHECK(statistics > 0 && statistics <= kAllStatistics,
-                  "attn_kernels: statistics must be the sum of some of 1, 2, 4, 8, got ",
-                  statistics);
-  const auto wants = [&](Statistic s) { return (statistics & s) != 0; };
-  const Tensor mean = per_channel(x, x.acc_dtype(), wants(kMean));
-  const Tensor var = per_channel(x, x.acc_dtype(), wants(kVar));
-  const Tensor max = per_channel(x, x.acc_dtype(), wants(kMax));
-  const Tensor min = per_channel(x, x.acc_dtype(), wants(kMin));
-  const Tensor argmax = per_channel(x, ScalarType::Long, wants(kMax));
-  const Tensor argmin = per_channel(x, ScalarType::Long, wants(kMin));
+  check_statistics(statistics);
+  const StatisticsResults to(x, statistics);
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
-    const auto to = [&](const Tensor& result, Statistic s) {
-      return wants(s) ? data<A>(result) : nullptr;
+    const auto values = [&](const Tensor& result, Statistic s) {
+      return to.wants(s) ? data<A>(result) : nullptr;
     };
-    const auto place = [&](const Tensor& result, Statistic s) {
-      return wants(s) ? data<int64_t>(result) : nullptr;
+    const auto places = [&](const Tensor& result, Statistic s) {
+      return to.wants(s) ? data<int64_t>(result) : nullptr;
     };
     run_planes(kernels<T>().squeeze,
-               Squeeze<T>{summing_planes(x), data<T>(x.tensor), to(mean, kMean), to(var, kVar),
-                          to(max, kMax), to(min, kMin), place(argmax, kMax), place(argmin, kMin)});
+               Squeeze<T>{summing_planes(x), data<T>(x.tensor), values(to.mean, kMean),
+                          values(to.var, kVar), values(to.max, kMax), values(to.min, kMin),
+                          places(to.argmax, kMax), places(to.argmin, kMin)});
   });
-  return {mean, var, max, min, argmax, argmin};
+  return {to.mean, to.var, to.max, to.min, to.argmax, to.argmin};
 }
 
 // The places of an extreme, which come together with its gradient.
 const int64_t* places(const char* name, const std::optional<Tensor>& at,
                       const std::optional<Tensor>& gradient, const FeatureMap& x) {
-  STD_TORCH_CHECK(at.has_value() == gradient.has_value(), "attn_kernels: ", name,
-                  " and its gradient come together");
-  if (!at) return nullptr;
-  STD_TORCH_CHECK(at->scalar_type() == ScalarType::Long && at->is_contiguous() && at->dim() == 2 &&
-                      at->size(0) == x.n && at->size(1) == x.c,
-                  "attn_kernels: ", name, " must be (N, C), contiguous and int64");
-  return data<int64_t>(*at);
+  check_extreme(name, at, gradient, x);
+  return optional_data<int64_t>(at);
 }
 
 // What brings the gradients of statistics to the pixels; each may be absent.

@@ -1,6 +1,6 @@
 // The gate, for every op that ends in one: y = act(f * map + residual), f = scale * x + shift.
 // Reads x (and residual), writes y; NCHW or channels_last. map (N, 1, H, W) and scale, shift (N, C)
-// are contiguous, in Acc<T>.
+// are contiguous, in Acc<T>. Without a map shift may be null.
 #pragma once
 
 #include "stream.cuh"
@@ -26,10 +26,14 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
   const Stream<kChannelsLast, V> stream(a.shape, a.tiling, item);
   const int64_t hw = a.shape.hw, channels = stream.image * a.shape.c;
   PerPixel<Real, kChannelsLast, V> map;
-  PerChannel<Real, kChannelsLast, V, kSplit> scale, shift;
+  PerChannel<Real, kChannelsLast, V, kSplit> scale;
+  using Shift = std::conditional_t<kMap, PerChannel<Real, kChannelsLast, V, kSplit>,
+                                   MaybePerChannel<Real, kChannelsLast, V, kSplit>>;
+  Shift shift;
   if constexpr (kMap) map.begin(a.map + stream.image * hw, stream, hw);
   if constexpr (kView) scale.begin(a.scale + channels, stream);
-  if constexpr (kView) shift.begin(a.shift + channels, stream);
+  if constexpr (kView && kMap) shift.begin(a.shift + channels, stream);
+  if constexpr (kView && !kMap) shift.begin(a.shift, channels, stream);
 
   Walk<V, const T> from(a.x, stream.at, a.tiling);
   [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling);

@@ -217,8 +217,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
          threads * sizeof(Real), static_cast<int>(rows), k, partial, d_weight, d_bias);
 }
 
-// x, map -> y. scale, shift and residual may be null.
-template <class T, class Launch>
+// x, map -> y. scale, shift and residual may be null. Without a map only shift and residual.
+template <class T, bool kMap = true, class Launch>
 void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) {
   const Layout<T> layout{
       arguments.shape, channels_last, {arguments.x, arguments.residual, arguments.y}};
@@ -231,15 +231,17 @@ void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) 
     };
     with_flag(arguments.residual != nullptr || arguments.relu, [&](auto tail) {
       constexpr bool kTail = decltype(tail)::value;
-      if (arguments.scale == nullptr) {
-        return run(gate_kernel<T, kChannelsLast, V, true, false, kTail, false>);
+      if constexpr (kMap) {
+        if (arguments.scale == nullptr) {
+          return run(gate_kernel<T, kChannelsLast, V, true, false, kTail, false>);
+        }
       }
       if constexpr (!kChannelsLast && V > 1) {
         if (arguments.tiling.group > 1) {
-          return run(gate_kernel<T, kChannelsLast, V, true, true, kTail, true>);
+          return run(gate_kernel<T, kChannelsLast, V, kMap, true, kTail, true>);
         }
       }
-      run(gate_kernel<T, kChannelsLast, V, true, true, kTail, false>);
+      run(gate_kernel<T, kChannelsLast, V, kMap, true, kTail, false>);
     });
   });
 }

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdio>
 
-#include "ops.h"
+#include "plane_ops.h"
 
 namespace {
 
@@ -28,7 +28,7 @@ void run_all(const Case& at) {
   const Bytes planes = random_tensor<Real>(2 * pixels), plane = random_tensor<Real>(pixels);
   const Bytes scale = random_tensor<Real>(at.shape.n * at.shape.c);
   const auto run = [&](const char* op, const std::vector<Bytes>& input) {
-    Ops<T>{at, input}.run(op);
+    AllOps<T>(at, input).run(op);
   };
   run("channel_pool", {x, none, none});
   run("channel_pool_backward", {planes, x, none, none});
@@ -38,6 +38,31 @@ void run_all(const Case& at) {
   run("spatial_gate_backward", {dy, x, weight, plane, planes, none, none, none});
   run("spatial_gate_backward", {dy, x, weight, plane, planes, scale, scale, dy});
   run("spatial_attention_backward", {plane, x, weight, plane, planes, none, none});
+}
+
+// Those that see x as planes, of which each has an extreme in its first and its last pixel.
+template <class T>
+void run_planes(const Case& at) {
+  using Real = Acc<T>;
+  const std::int64_t elements = at.shape.n * at.shape.c * at.shape.hw;
+  const Bytes x = random_tensor<T>(elements), dy = random_tensor<T>(elements), none;
+  const Bytes scale = random_tensor<Real>(at.shape.n * at.shape.c);
+  const auto places = [&](std::int64_t pixel) {
+    const std::vector<std::int64_t> at_pixel(at.shape.n * at.shape.c, pixel);
+    return Bytes(reinterpret_cast<const char*>(at_pixel.data()), at_pixel.size() * 8);
+  };
+  const auto run = [&](const char* op, const std::vector<Bytes>& input) {
+    AllOps<T>(at, input).run(op);
+  };
+  for (const std::int64_t statistics : {1, 3, 12, 15}) {
+    run("squeeze", {x, Bytes(reinterpret_cast<const char*>(&statistics), 8)});
+  }
+  run("affine_gate", {x, scale, none, none});
+  run("affine_gate", {x, scale, scale, dy});
+  run("affine_gate_sums", {dy, x, none});
+  run("affine_gate_sums", {dy, x, dy});
+  run("squeeze_backward",
+      {dy, x, scale, scale, scale, places(0), scale, places(at.shape.hw - 1), scale});
 }
 
 // Two tiles for one block of the weight gradient, which loops over them.
@@ -68,6 +93,13 @@ int main() {
   run_ordered();
   run_weight_gradient_in_one_block();
   for (const bool channels_last : {false, true}) {
+    run_planes<float>({Shape(2, 4, 5, 7), channels_last});
+    run_planes<float>({Shape(1, 2, 50, 84), channels_last});  // in parts
+#if !defined(__SANITIZE_THREAD__)
+    run_planes<__half>({Shape(2, 8, 5, 7), channels_last});
+    run_planes<__half>({Shape(1, 4, 3, 3), channels_last, 0, 1});
+    run_planes<double>({Shape(1, 3, 15, 15), channels_last});
+#endif
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
     run_all<float>({Shape(1, 8, 4, 6), channels_last, 3});
 #if !defined(__SANITIZE_THREAD__)  // Races depend on neither the dtype nor K.
