@@ -41,6 +41,9 @@ def functions() -> dict[str, nn.Module]:
         "gam_channel_gate": Call(f.gam_channel_gate, MLP),
         "gam_channel_gate, sigmoid": Call(f.gam_channel_gate, MLP, activation="sigmoid"),
         "scale_gate": Call(f.scale_gate, VIEW, maps=["a"]),
+        "squeeze": Call(f.squeeze, {}, statistics=("mean", "var", "max", "min")),
+        "affine_gate": Call(f.affine_gate, {"scale": (C,)}),
+        "affine_gate, shift": Call(f.affine_gate, VIEW, **ends),
     }
 
 
@@ -52,6 +55,15 @@ def modules() -> dict[str, nn.Module]:
         "GAMAttention": ak.GAMAttention(C, rate=2),
         "GAMAttention, light": ak.GAMAttention(C, rate=2, groups=2, channel_shuffle=True),
         "GAMAttention, one map": ak.GAMAttention(C, 1, rate=2),
+    }
+
+
+def channel_gates() -> dict[str, nn.Module]:
+    """Not one node to torch.fx, and with it right up to rounding."""
+    return {
+        "SqueezeExcite": ak.SqueezeExcite(C, R),
+        "EfficientChannelAttention": ak.EfficientChannelAttention(C),
+        "ChannelSE": ak.ChannelSE(C),
     }
 
 

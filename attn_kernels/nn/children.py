@@ -18,6 +18,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..distributed import is_dtensor
+
 
 def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
     """What keeps a call of `module` from being `cls.forward` with its parameters, if anything.
@@ -37,9 +39,10 @@ def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
     if "forward" in own or "_conv_forward" in own:
         return "has a forward of its own"
     for p in module._parameters.values():
-        # Sharded and quantised weights have operators of their own.
+        # Quantised weights and the like have operators of their own.
         if p is not None and type(p) is not nn.Parameter and is_traceable_wrapper_subclass(p):
-            return f"has parameters of class {type(p).__name__}"
+            if not is_dtensor(p):
+                return f"has parameters of class {type(p).__name__}"
     return "is under global hooks" if _has_any_global_hook() else None
 
 
