@@ -125,14 +125,14 @@ def _bottleneck(in_channels: int, channels: int, stride: int, gate: Gate) -> Res
 
 
 def _resnet(
+    stem: Sequence[nn.Module],
     block: Callable[..., Residual],
     stages: Sequence[tuple[int, int]],
     gate: Gate,
     num_classes: int,
 ) -> nn.Module:
     """stages: (channels, blocks) of each; all but the first halve the map."""
-    stem = [_conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
-    blocks, in_channels = [], 64
+    blocks, in_channels = [], stem[0][0].out_channels
     for stage, (channels, depth) in enumerate(stages):
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
@@ -142,18 +142,30 @@ def _resnet(
     return nn.Sequential(*stem, *blocks, *head)
 
 
+def _imagenet_stem() -> Sequence[nn.Module]:
+    return _conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
+
+
+def _resnet20_cbam_spatial(gates: str, num_classes: int) -> nn.Module:
+    """For images of 32 x 32 pixels: no pooling, and 16 to 64 channels."""
+    stem = _conv_bn(3, 16, 3), nn.ReLU(inplace=True)
+    stages = [(16, 3), (32, 3), (64, 3)]
+    return _resnet(stem, _basic_block, stages, spatial_gate(gates), num_classes)
+
+
 def _resnet18_cbam_spatial(gates: str, num_classes: int) -> nn.Module:
     stages = [(64, 2), (128, 2), (256, 2), (512, 2)]
-    return _resnet(_basic_block, stages, spatial_gate(gates), num_classes)
+    return _resnet(_imagenet_stem(), _basic_block, stages, spatial_gate(gates), num_classes)
 
 
 def _resnet50_gam(gates: str, num_classes: int) -> nn.Module:
     stages = [(256, 3), (512, 4), (1024, 6), (2048, 3)]
-    return _resnet(_bottleneck, stages, gam_gate(gates), num_classes)
+    return _resnet(_imagenet_stem(), _bottleneck, stages, gam_gate(gates), num_classes)
 
 
 NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
     "vgg16-spatial": _vgg16_spatial,
+    "resnet20-cbam-spatial": _resnet20_cbam_spatial,
     "resnet18-cbam-spatial": _resnet18_cbam_spatial,
     "resnet50-gam": _resnet50_gam,
 }

@@ -23,6 +23,8 @@ GATES = {
 PARAMETERS = {
     # the plain network, and its gates
     "vgg16-spatial": 138_357_544 + 5 * 98,
+    # 16 to 64 channels, 1x1 convolutions in two shortcuts, a thousand classes
+    "resnet20-cbam-spatial": 336_824 + 9 * 98,
     "resnet18-cbam-spatial": 11_689_512 + 8 * 98,
     "resnet50-gam": 25_557_032
     + sum(

@@ -39,10 +39,10 @@ def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
     if "forward" in own or "_conv_forward" in own:
         return "has a forward of its own"
     for p in module._parameters.values():
-        # Quantised weights and the like have operators of their own.
-        if p is not None and type(p) is not nn.Parameter and is_traceable_wrapper_subclass(p):
-            if not is_dtensor(p):
-                return f"has parameters of class {type(p).__name__}"
+        if p is None or type(p) is nn.Parameter or is_dtensor(p):
+            continue
+        if is_traceable_wrapper_subclass(p):  # quantised: it has operators of its own
+            return f"has parameters of class {type(p).__name__}"
     return "is under global hooks" if _has_any_global_hook() else None
 
 

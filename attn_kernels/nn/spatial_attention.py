@@ -30,6 +30,8 @@ class SpatialAttention(nn.Module):
     Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018.
     """
 
+    key = "conv1"  # of the convolution
+
     def __init__(self, kernel_size: int = 7, bias: bool = False) -> None:
         super().__init__()
         check_int("kernel_size", kernel_size)
