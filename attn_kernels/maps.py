@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,10 +53,18 @@ def attention_maps(model: nn.Module, images: Any) -> dict[str, torch.Tensor]:
                 child = module.get_submodule(module.key)
                 hooks.append(child.register_forward_hook(keep(path)))
         model.eval()
-        model(images)
+        with _uncompiled():
+            model(images)
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
     return found
+
+
+def _uncompiled() -> contextlib.AbstractContextManager:
+    """Compiled code knows nothing of new hooks."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()

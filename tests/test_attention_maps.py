@@ -81,6 +81,16 @@ def test_a_gate_alone_and_a_model_without_gates():
     assert ak.attention_maps(nn.Conv2d(C, C, 1), x) == {}
 
 
+def test_a_compiled_model():
+    model, images = Shared(), torch.randn(2, 3, 14, 12)
+    compiled = torch.compile(model.eval(), backend="aot_eager")
+    with torch.no_grad():
+        y = compiled(images)
+    maps = ak.attention_maps(compiled, images)
+    assert [path.removeprefix("_orig_mod.") for path in maps] == list(expected(model, images))
+    torch.testing.assert_close(compiled(images), y)
+
+
 def test_no_module():
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got list"):
         ak.attention_maps([], torch.randn(2, C, 6, 5))
