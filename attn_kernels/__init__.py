@@ -3,6 +3,7 @@
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
+from .maps import attention_maps
 from .nn import (
     CBAM,
     ChannelAttention,
@@ -28,6 +29,7 @@ __all__ = [
     "SpatialGate",
     "SqueezeExcite",
     "__version__",
+    "attention_maps",
     "available_backends",
     "functional",
     "nn",

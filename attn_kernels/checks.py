@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .backends import DTYPES
+from .distributed import is_dtensor, register
 from .reference.squeeze import STATISTICS
 from .reference.squeeze_excite import ACTIVATIONS as MIX_ACTIVATIONS
 from .reference.squeeze_excite import GATES
@@ -15,6 +16,7 @@ from .reference.squeeze_excite import GATES
 ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
 EPILOGUES = ("identity", "relu")
 _STRIDED = torch.strided  # looked up once: every call asks, of every operand
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))  # the classes of almost all operands
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -29,8 +31,11 @@ def check_feature_map(name: str, x: torch.Tensor) -> None:
 
 def check_floating(name: str, t: Any) -> None:
     """A dense tensor of a supported dtype."""
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+    if type(t) not in _PLAIN:
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+        if is_dtensor(t):
+            register()
     if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
     if t.layout != _STRIDED or t.is_nested:
@@ -39,6 +44,12 @@ def check_floating(name: str, t: Any) -> None:
 
 
 def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
+    """An operand beside x: on its device, and a DTensor if x is one."""
+    if (type(t) not in _PLAIN or type(x) not in _PLAIN) and is_dtensor(t) != is_dtensor(x):
+        kinds = ("a plain tensor", "a DTensor")
+        raise TypeError(
+            f"{name}: expected {kinds[is_dtensor(x)]} (as x), got {kinds[is_dtensor(t)]}"
+        )
     if t.device != x.device:
         raise ValueError(f"{name}: expected a tensor on {x.device} (as x), got one on {t.device}")
 

@@ -184,14 +184,14 @@ def _bottleneck_with_tail(in_channels: int, channels: int, stride: int, tail: Ga
 
 
 def _resnet(
+    stem: Sequence[nn.Module],
     block: Callable[[int, int, int, Gate], nn.Module],
     stages: Sequence[tuple[int, int]],
     gate: Gate,
     num_classes: int,
 ) -> nn.Module:
     """stages: (channels, blocks) of each; all but the first halve the map."""
-    stem = [_conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
-    blocks, in_channels = [], 64
+    blocks, in_channels = [], stem[0][0].out_channels
     for stage, (channels, depth) in enumerate(stages):
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
@@ -201,32 +201,50 @@ def _resnet(
     return nn.Sequential(*stem, *blocks, *head)
 
 
+def _imagenet_stem() -> Sequence[nn.Module]:
+    return _conv_bn(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
+
+
+def _resnet20_cbam_spatial(gates: str, num_classes: int) -> nn.Module:
+    """For images of 32 x 32 pixels: no pooling, and 16 to 64 channels."""
+    stem = _conv_bn(3, 16, 3), nn.ReLU(inplace=True)
+    stages = [(16, 3), (32, 3), (64, 3)]
+    return _resnet(stem, _basic_block, stages, spatial_gate(gates), num_classes)
+
+
 RESNET18 = [(64, 2), (128, 2), (256, 2), (512, 2)]
 RESNET50 = [(256, 3), (512, 4), (1024, 6), (2048, 3)]
 
 
 def _resnet18_cbam_spatial(gates: str, num_classes: int) -> nn.Module:
-    return _resnet(_basic_block, RESNET18, spatial_gate(gates), num_classes)
+    return _resnet(_imagenet_stem(), _basic_block, RESNET18, spatial_gate(gates), num_classes)
 
 
 def _resnet50_gam(gates: str, num_classes: int) -> nn.Module:
-    return _resnet(_bottleneck, RESNET50, gam_gate(gates), num_classes)
+    return _resnet(_imagenet_stem(), _bottleneck, RESNET50, gam_gate(gates), num_classes)
 
 
 def _resnet18_cbam(gates: str, num_classes: int) -> nn.Module:
-    return _resnet(_basic_block_with_tail, RESNET18, tail(gates, "CBAM"), num_classes)
+    return _resnet(
+        _imagenet_stem(), _basic_block_with_tail, RESNET18, tail(gates, "CBAM"), num_classes
+    )
 
 
 def _resnet50_cbam(gates: str, num_classes: int) -> nn.Module:
-    return _resnet(_bottleneck_with_tail, RESNET50, tail(gates, "CBAM"), num_classes)
+    return _resnet(
+        _imagenet_stem(), _bottleneck_with_tail, RESNET50, tail(gates, "CBAM"), num_classes
+    )
 
 
 def _resnet50_se(gates: str, num_classes: int) -> nn.Module:
-    return _resnet(_bottleneck_with_tail, RESNET50, tail(gates, "SqueezeExcite"), num_classes)
+    return _resnet(
+        _imagenet_stem(), _bottleneck_with_tail, RESNET50, tail(gates, "SqueezeExcite"), num_classes
+    )
 
 
 NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
     "vgg16-spatial": _vgg16_spatial,
+    "resnet20-cbam-spatial": _resnet20_cbam_spatial,
     "resnet18-cbam-spatial": _resnet18_cbam_spatial,
     "resnet50-gam": _resnet50_gam,
     "resnet18-cbam": _resnet18_cbam,

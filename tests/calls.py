@@ -45,6 +45,9 @@ def functions() -> dict[str, nn.Module]:
         "gam_channel_gate, sigmoid": Call(f.gam_channel_gate, MLP, activation="sigmoid"),
         "scale_gate": Call(f.scale_gate, VIEW, maps=["a"]),
         "squeeze_excite": Call(f.squeeze_excite, EXCITE, gate="hardsigmoid"),
+        "squeeze": Call(f.squeeze, {}, statistics=("mean", "var", "max", "min")),
+        "affine_gate": Call(f.affine_gate, {"scale": (C,)}),
+        "affine_gate, shift": Call(f.affine_gate, VIEW, **ends),
     }
 
 
@@ -60,6 +63,15 @@ def modules() -> dict[str, nn.Module]:
         "ChannelAttention": ak.ChannelAttention(C, 2),
         "GSoP": ak.GSoP(C, 3),
         "GAMAttention, one map": ak.GAMAttention(C, 1, rate=2),
+    }
+
+
+def channel_gates() -> dict[str, nn.Module]:
+    """Not one node to torch.fx, and with it right up to rounding."""
+    return {
+        "SqueezeExcite": ak.SqueezeExcite(C, R),
+        "EfficientChannelAttention": ak.EfficientChannelAttention(C),
+        "ChannelSE": ak.ChannelSE(C),
     }
 
 

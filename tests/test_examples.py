@@ -26,6 +26,8 @@ RESNET50 = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # channels, blocks
 PARAMETERS = {
     # the plain network, and its gates
     "vgg16-spatial": 138_357_544 + 5 * 98,
+    # 16 to 64 channels, 1x1 convolutions in two shortcuts, a thousand classes
+    "resnet20-cbam-spatial": 336_824 + 9 * 98,
     "resnet18-cbam-spatial": 11_689_512 + 8 * 98,
     "resnet50-gam": 25_557_032
     + sum(
@@ -129,7 +131,7 @@ def test_fused_digits_vgg_is_its_eager_twin():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="vgg16-spatial, resnet18-cbam-spatial, resnet50-gam"):
+    with pytest.raises(ValueError, match=r"vgg16-spatial, .*, resnet50-gam"):
         networks.build_network("vgg17")
     with pytest.raises(ValueError, match="'fused' or 'eager'"):
         networks.build_network("vgg16-spatial", gates="triton")
@@ -147,18 +149,21 @@ def test_train_digits_prints_a_table_and_paints_a_picture(tmp_path, capsys, monk
     assert picture.std() > 0.1
 
 
-def test_attention_maps_are_those_of_the_gates_in_the_network():
-    blocks = train_digits.digits_vgg("eager")[0]
+def test_upsampled_maps_are_those_of_the_last_gate_of_every_size():
+    blocks = train_digits.digits_vgg("fused")[0]
+    blocks[2].append(ak.SpatialGate())
     seen = []
-    for block in blocks:
-        block[-1].conv1.register_forward_hook(
+    for i, j in ((0, -1), (1, -1), (2, -1)):
+        blocks[i][j].conv1.register_forward_hook(
             lambda conv, x, logit: seen.append(torch.sigmoid(logit))
         )
-    image = torch.randn(1, 1, 32, 40)
-    blocks(image)
-    maps = attention_figure.attention_maps(blocks, image)
-    for map, exact in zip(maps, seen, strict=True):
-        upsampled = F.interpolate(exact, (32, 40), mode="bilinear")[0, 0]
+    images = torch.randn(2, 1, 32, 40)
+    blocks(images)
+    expected, seen = list(seen), []
+    maps = attention_figure.upsampled_maps(blocks, images)
+    assert list(maps) == ["0.5, 16x20", "1.5, 8x10", "2.8, 4x5"]
+    for map, exact in zip(maps.values(), expected, strict=True):
+        upsampled = F.interpolate(exact, (32, 40), mode="bilinear")[:, 0]
         torch.testing.assert_close(map, upsampled)
 
 

@@ -102,6 +102,7 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
     class Backward(torch.autograd.Function):
         @staticmethod
         def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)  # as plain zeros, beside DTensors
             ctx.settings = [None if isinstance(t, torch.Tensor) else t for t in inputs]
             ctx.save_for_backward(*(t if isinstance(t, torch.Tensor) else None for t in inputs))
 
@@ -119,11 +120,18 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
                 return formula(*inputs)
 
             outputs, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
-            cotangents = gradients if isinstance(outputs, tuple) else gradients[0]
-            found = dict(zip(wanted, pull_back(cotangents), strict=True))
+            found = dict(zip(wanted, pull_back(_filled(gradients, outputs)), strict=True))
             return tuple(found.get(i) for i in range(len(inputs)))
 
     return differentiable(name, Backward, formula, fold)
+
+
+def _filled(gradients, outputs):
+    """The gradients of one output or of a tuple of them, zeros for what has none."""
+    if isinstance(outputs, torch.Tensor):
+        return gradients[0]
+    pairs = zip(gradients, outputs, strict=True)
+    return tuple(torch.zeros_like(y) if d is None else d for d, y in pairs)
 
 
 def saved_by(ctx, maps: int) -> list[Any]:
