@@ -3,6 +3,7 @@
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
+from .fuse import fuse, unfuse
 from .nn import (
     ChannelSE,
     EfficientChannelAttention,
@@ -24,7 +25,9 @@ __all__ = [
     "__version__",
     "available_backends",
     "functional",
+    "fuse",
     "nn",
     "reference",
+    "unfuse",
     "use_backend",
 ]
