@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from .find import Found, find, worth_a_look
+from .find import Found, find
 from .proof import prove
 from .report import Report, Row
-from .rewritten import is_rewritten, put, take_back
+from .rewritten import put, rewritten_of, take_back
 from .trace import Left, is_opaque
 
 __all__ = ["Report", "Row", "fuse", "unfuse"]
@@ -56,8 +56,9 @@ def fuse(model: nn.Module, *, verify: bool = True, first_max: bool = False) -> R
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     rows: dict[str, Row] = {}
     programs: dict[str, Found] = {}
+    inside = _inside_fused(model)
     for path, module in reversed(list(model.named_modules())):  # children come before their parent
-        if _is_candidate(module):
+        if path not in inside and _is_candidate(module):
             _consider(path, module, rows, programs, verify, first_max)
     for path, found in programs.items():
         put(model.get_submodule(path), found.program)
@@ -68,6 +69,16 @@ def unfuse(model: nn.Module) -> None:
     """Give every module that `fuse` has changed its own forward again."""
     for module in model.modules():
         take_back(module)
+
+
+def _inside_fused(model: nn.Module) -> set[str]:
+    """Children whose work a module that is fused already does itself."""
+    return {
+        f"{path}.{child}".lstrip(".")
+        for path, module in model.named_modules()
+        if (rewritten := rewritten_of(module)) is not None
+        for child, _ in rewritten.program.read
+    }
 
 
 def _is_candidate(module: nn.Module) -> bool:
@@ -85,16 +96,13 @@ def _consider(
     first_max: bool,
 ) -> None:
     prefix = f"{path}." if path else ""
-    inside = [p for p in programs if p.startswith(prefix)]
-    chain = {p.removeprefix(prefix) for p in inside}
+    children = {p.removeprefix(prefix): f for p, f in programs.items() if p.startswith(prefix)}
     cls = type(module).__name__
     try:
         if "forward" in module.__dict__:
-            fused = is_rewritten(module)
+            fused = rewritten_of(module) is not None
             raise Left("is fused already" if fused else "has a forward of its own")
-        if not worth_a_look(module, chain):
-            return
-        found = find(module, chain, first_max)
+        found = find(module, children, first_max)
         if found is None:
             return
         if verify:
@@ -102,9 +110,8 @@ def _consider(
     except Left as reason:
         rows[path] = Row(path, cls, why_not=(str(reason),))
         return
-    for p in inside:
-        if p.removeprefix(prefix) in dict(found.program.read):
-            del programs[p], rows[p]
+    for child in children.keys() & dict(found.program.read).keys():
+        del programs[prefix + child], rows[prefix + child]
     programs[path] = found
     whats = tuple(gate.what for gate in found.gates)
     saves = sum(gate.saves for gate in found.gates)

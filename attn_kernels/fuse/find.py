@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +11,7 @@ from torch import fx, nn
 
 from . import graph as g
 from .function import Function
-from .patterns import PATTERNS
+from .patterns import CHANNEL, PATTERNS, SPATIAL
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
@@ -28,6 +29,9 @@ class Found:
     left: list[str]
     specimen: nn.Module
     shapes: Shapes
+
+    def is_one(self, kind: str) -> bool:
+        return [gate.what.startswith(kind) for gate in self.gates] == [True] and not self.left
 
 
 @dataclass
@@ -66,7 +70,8 @@ class Search:
         return None
 
     def match(self, site: Site) -> Match | None:
-        match = next(filter(None, (pattern(site) for pattern in PATTERNS)), None)
+        patterns = PATTERNS if len(site.shape) == 4 else ()
+        match = next(filter(None, (pattern(site) for pattern in patterns)), None)
         if match is None:
             size = site.shape.numel()
             values = (site.value(n) for n in site.inside)
@@ -87,34 +92,44 @@ def _overwrites(site: Site) -> bool:
     return site.x.op == "placeholder" or any(user in after[1:] for user in site.x.users)
 
 
-def worth_a_look(module: nn.Module, chain: set[str]) -> bool:
-    """Whether the forward multiplies, or calls one after another children that are gates."""
-    graph = traced(module)
-    if g.products(graph):
-        return True
-    calls = {n for n in graph.nodes if n.op == "call_module" and n.target in chain}
-    return any(user in calls for n in calls for user in n.users)
+def multiplies(graph: fx.Graph) -> bool:
+    """Whether something is multiplied by what follows from it."""
+    operands = (g.operands(product) for product in g.products(graph))
+    return any(g.between(a, b) or g.between(b, a) for a, b in operands)
 
 
-def find(module: nn.Module, chain: set[str], first_max: bool) -> Found | None:
+def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
+    """Children that are a channel gate and, called on nothing but its result, a spatial gate."""
+    found: set[str] = set()
+    calls = {n: n.target for n in graph.nodes if n.op == "call_module" and n.target in children}
+    for node, path in calls.items():
+        then = calls.get(next(iter(node.users))) if len(node.users) == 1 else None
+        if then is not None and children[path].is_one(CHANNEL) and children[then].is_one(SPATIAL):
+            found |= {path, then}
+    return found
+
+
+def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> Found | None:
     """A program for the module, None if it has no gate; raises `Left` with what is in the way.
 
-    `chain` are children that are gates themselves, which may be joined into one.
+    `children` are those that are gates themselves, by their paths.
     """
+    graph = traced(module)
+    joined = joinable(graph, children)
+    if not joined and not multiplies(graph):
+        return None
     with own_randomness():
         double = specimen(module)
         inputs = len(required_arguments(type(module).forward))
         if inputs == 0:
             return None
         shapes = find_shapes(double, inputs)
-        graph, through = expanded(double, shapes, chain)
-        double.train()
-        if str(traced(double, through)) != str(graph):
-            raise Left("computes one thing in training and another in evaluation")
-        double.eval()
-        called = _called(graph)
+        graph, through = expanded(double, shapes, joined)
+        in_evaluation, called = str(graph), _called(graph)
         search = Search(Rewriting(graph, double), shapes, first_max)
         search.run()
+        if search.gates and str(traced(double.train(), through)) != in_evaluation:
+            raise Left("computes one thing in training and another in evaluation")
     left = list(dict.fromkeys(search.left.values()))
     if not search.gates:
         if left:
@@ -139,10 +154,10 @@ def _called(graph: fx.Graph) -> set[str]:
     return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
 
 
-def expanded(root: nn.Module, shapes: Shapes, chain: set[str]) -> tuple[fx.Graph, tuple[str, ...]]:
-    """The graph, traced through every child that makes a factor out of a map."""
+def expanded(root: nn.Module, shapes: Shapes, joined: set[str]) -> tuple[fx.Graph, tuple[str, ...]]:
+    """The graph, traced through children to join and those that make a factor out of a map."""
     root.eval()
-    through = dict.fromkeys(sorted(chain))
+    through = dict.fromkeys(sorted(joined))
     while True:
         graph = traced(root, through)
         run = values_of(Rewriting(graph, root), shapes)[0]
@@ -174,7 +189,7 @@ def pairs(graph: fx.Graph, run: g.Values) -> list[tuple[fx.Node, fx.Node, fx.Nod
         for x, factor in (g.operands(product), g.operands(product)[::-1]):
             value, other = run[x], run[factor]
             both = isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor)
-            if both and value.dim() == 4 and value.shape == run[product].shape and x is not factor:
+            if both and value.dim() > 3 and value.shape == run[product].shape and x is not factor:
                 found.append((x, product, factor))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import linecache
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class Function:
         return self
 
 
+@functools.cache  # gates of one class share their code, as they did: torch.compile counts by it
 def _compiled(text: str) -> Callable[..., Any]:
     name = f"<attn_kernels.fuse {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)

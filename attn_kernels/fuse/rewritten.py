@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +32,8 @@ class Program:
 
 
 class Rewritten:
-    """The ``forward`` of one module, kept in its ``__dict__``: class, children, parameters and hooks
-    stay what they are.
+    """Has the ``forward`` of one module, which is kept in its ``__dict__``: class, children,
+    parameters and hooks stay what they are.
 
     Where a child that is read is no longer plain (hooks, another class), or the input is no
     (N, C, H, W), the forward of the module's class is called instead.
@@ -40,12 +42,9 @@ class Rewritten:
     def __init__(self, module: nn.Module, program: Program) -> None:
         self.module, self.program = module, program
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module, program = self.module, self.program
-        if kwargs or not self.serves(args):
-            return type(module).forward(module, *args, **kwargs)
-        mixes = [functools.partial(mix.call, module) for mix in program.mixes]
-        return program.forward.call(module, *mixes, *args)
+    @property
+    def forward(self) -> types.MethodType:
+        return types.MethodType(entry(self.program.forward.call), self)
 
     def serves(self, args: tuple[Any, ...]) -> bool:
         program = self.program
@@ -63,6 +62,22 @@ class Rewritten:
         return replica
 
 
+@functools.cache
+def entry(call: Callable[..., Any]) -> types.FunctionType:
+    """`forward` with a code object that belongs to `call`: torch.compile keeps what it compiled by
+    code object, and gates of different kinds are not to crowd each other out.
+    """
+    return types.FunctionType(forward.__code__.replace(), globals(), "forward")
+
+
+def forward(self: Rewritten, *args: Any, **kwargs: Any) -> Any:
+    module, program = self.module, self.program
+    if kwargs or not self.serves(args):
+        return type(module).forward(module, *args, **kwargs)
+    mixes = [functools.partial(mix.call, module) for mix in program.mixes]
+    return program.forward.call(module, *mixes, *args)
+
+
 def child_of(module: nn.Module, path: str) -> Any:
     child: Any = module
     for name in path.split("."):
@@ -74,14 +89,15 @@ def child_of(module: nn.Module, path: str) -> Any:
 
 def put(module: nn.Module, program: Program) -> None:
     rewritten = Rewritten(module, program)
-    module.__dict__["forward"] = rewritten
+    module.__dict__["forward"] = rewritten.forward
     module.__dict__["_replicate_for_data_parallel"] = rewritten.replicate
 
 
 def take_back(module: nn.Module) -> None:
-    if is_rewritten(module):
+    if rewritten_of(module) is not None:
         del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
 
 
-def is_rewritten(module: nn.Module) -> bool:
-    return isinstance(module.__dict__.get("forward"), Rewritten)
+def rewritten_of(module: nn.Module) -> Rewritten | None:
+    found = getattr(module.__dict__.get("forward"), "__self__", None)
+    return found if isinstance(found, Rewritten) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 class Left(Exception):
     """A module is left alone; the message says why."""
+
+
+class InPlaceProxy(fx.Proxy):
+    """Keeps ``x += y`` what it is: a plain Proxy makes ``x = x + y`` of it, whose dtype differs."""
+
+    def _in_place(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
 
 
 class GateTracer(fx.Tracer):
@@ -28,6 +48,9 @@ class GateTracer(fx.Tracer):
         super().__init__()
         self.through = through
         self.mode = _mode()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self.through
@@ -67,11 +90,19 @@ def traced(module: nn.Module, through: Collection[str] = ()) -> fx.Graph:
     inside = [module, *(module.get_submodule(path) for path in through)]
     try:
         with unchanged(inside):
-            return GateTracer(through).trace(module)
+            return without_unused_items(GateTracer(through).trace(module))
     except Left:
         raise
     except Exception as error:  # whatever a user's forward does with a proxy
         raise Left(f"cannot be traced: {first_line(error)}") from error
+
+
+def without_unused_items(graph: fx.Graph) -> fx.Graph:
+    """Items that code unpacks and does not look at: h and w of a size, the indices of a maximum."""
+    for node in reversed(graph.nodes):
+        if node.target is operator.getitem and not node.users:
+            graph.erase_node(node)
+    return graph
 
 
 @contextmanager
@@ -107,5 +138,6 @@ def is_opaque(child: nn.Module) -> bool:
 
 
 def first_line(error: BaseException) -> str:
+    """The first sentence, for a table."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..site import Match, Site
 from . import gam, spatial, squeeze
 
+CHANNEL, SPATIAL = squeeze.NAME, spatial.NAME
 PATTERNS: tuple[Callable[[Site], Match | None], ...] = (
     squeeze.match,
     spatial.match,

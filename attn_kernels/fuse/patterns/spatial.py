@@ -15,6 +15,7 @@ from .. import runtime
 from ..site import Match, Rewriting, Site, cuts, fixed
 from ..trace import Left
 
+NAME = "spatial gate"
 POOLS = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1)}
 
 
@@ -37,7 +38,7 @@ def match(site: Site) -> Match | None:
         return Match(what, 4, lambda rewriting: _pool(rewriting, site, pooled, values[0]), spreads)
     site.check_private([node for node in site.inside if node in free and node not in pooled])
     squeezed = _channel_gate(site)
-    what, saves = ("spatial gate", 11) if squeezed is None else ("CBAM", 24)
+    what, saves = (NAME, 11) if squeezed is None else ("CBAM", 24)
 
     def write(rewriting: Rewriting) -> fx.Node:
         conv, norm, max_first = fused

@@ -10,6 +10,7 @@ from .. import graph as g
 from ..site import Match, Rewriting, Site, cuts, fixed
 from ..trace import Left
 
+NAME = "channel gate"
 SPATIAL = (2, 3)
 STATISTICS = {
     "mean": lambda x: x.mean(SPATIAL),
@@ -53,7 +54,7 @@ def match(site: Site) -> Match | None:
         )
         return site.replace(gate)
 
-    return Match(f"channel gate by {' and '.join(names)}", 6, write, spreads)
+    return Match(f"{NAME} by {' and '.join(names)}", 6, write, spreads)
 
 
 def _name(site: Site, node: fx.Node, values: tuple[g.Values, ...]) -> str:
