@@ -3,6 +3,7 @@
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
+from .fuse import fuse, unfuse
 from .maps import attention_maps
 from .nn import (
     CBAM,
@@ -32,7 +33,9 @@ __all__ = [
     "attention_maps",
     "available_backends",
     "functional",
+    "fuse",
     "nn",
     "reference",
+    "unfuse",
     "use_backend",
 ]
