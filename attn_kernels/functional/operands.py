@@ -48,11 +48,6 @@ def coefficient(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return per_channel(t).to(ops.acc_dtype(x)).expand(x.shape[:2]).contiguous()
 
 
-def kept(p: torch.Tensor) -> torch.Tensor:
-    """A copy for the backward: eager lets its user change p in place before that."""
-    return p.clone() if p.requires_grad and torch.is_grad_enabled() else p
-
-
 def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     """y, which has the strides of `dense`, in those that eager gives a map made from x."""
     if dense is x:
