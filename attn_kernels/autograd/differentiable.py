@@ -106,36 +106,30 @@ def _eager_apply(
     the copy is one more result, so that a second derivative finds its way through it.
     """
 
-    class Eager(function):  # type: ignore[misc,valid-type]
-        @staticmethod
-        def forward(*args):
-            return _below_autograd(call, args)
+    def forward(*args):
+        outputs = _below_autograd(call, args)
+        copy = args[kept].clone()
+        return (*outputs, copy) if isinstance(outputs, tuple) else (outputs, copy)
 
-    class EagerWithCopy(function):  # type: ignore[misc,valid-type]
-        @staticmethod
-        def forward(*args):
-            outputs = _below_autograd(call, args)
-            copy = args[kept].clone()
-            return (*outputs, copy) if isinstance(outputs, tuple) else (outputs, copy)
+    def setup_context(ctx, inputs, outputs):
+        ctx.set_materialize_grads(False)
+        used = list(inputs)
+        used[kept] = outputs[-1]
+        function.setup_context(ctx, used, _of_op(outputs))
 
-        @staticmethod
-        def setup_context(ctx, inputs, outputs):
-            ctx.set_materialize_grads(False)
-            used = list(inputs)
-            used[kept] = outputs[-1]
-            function.setup_context(ctx, used, _of_op(outputs))
+    def backward(ctx, *gradients):
+        found, of_copy = function.backward(ctx, *gradients[:-1]), gradients[-1]
+        if of_copy is None:
+            return found
+        return *found[:kept], added(found[kept], of_copy), *found[kept + 1 :]
 
-        @staticmethod
-        def backward(ctx, *gradients):
-            found, of_copy = function.backward(ctx, *gradients[:-1]), gradients[-1]
-            if of_copy is None:
-                return found
-            return *found[:kept], added(found[kept], of_copy), *found[kept + 1 :]
+    def apply_with(**methods):
+        statics = {name: staticmethod(method) for name, method in methods.items()}
+        return _apply_of(type(function)(function.__name__, (function,), statics))
 
     if kept is None:
-        return _apply_of(Eager)
-    apply = _apply_of(EagerWithCopy)
-
+        return apply_with(forward=lambda *args: _below_autograd(call, args))
+    apply = apply_with(forward=forward, setup_context=setup_context, backward=backward)
     return lambda *args: _of_op(apply(*args))
 
 
