@@ -39,7 +39,7 @@ def dense(x: torch.Tensor) -> torch.Tensor:
     """
     if torch._C._are_functorch_transforms_active():  # where nobody may ask for strides
         return x
-    return x.contiguous(memory_format=memory_format(x))
+    return x if x.is_contiguous() else x.contiguous(memory_format=memory_format(x))
 
 
 def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
@@ -47,13 +47,16 @@ def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     if p is None:
         return None
     acc = acc_dtype(x)
-    return (p if p.dtype == acc else p.to(acc)).contiguous()
+    if p.dtype != acc:
+        p = p.to(acc)
+    return p if p.is_contiguous() else p.contiguous()
 
 
 def either_parameter(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """As `parameter`, but one in x's dtype stays in it: for ops that widen it themselves."""
-    acc = acc_dtype(x)
-    return (p if p.dtype in (acc, x.dtype) else p.to(acc)).contiguous()
+    if p.dtype != x.dtype:
+        p = p.to(acc_dtype(x))
+    return p if p.is_contiguous() else p.contiguous()
 
 
 def _empty_like(x: torch.Tensor) -> torch.Tensor:

@@ -48,9 +48,9 @@ OPERATORS = [
     ),
     Mutation(
         "b2 is not kept for the backward",
-        "attn_kernels/functional/gam_channel_gate.py",
-        "(w1, b1, w2, <<kept(b2)>>))",
-        "b2",
+        DIFFERENTIABLE,
+        "copy = args[kept]<<.clone()>>",
+        "",
         "tests/test_gam_channel_gate.py::test_biases_may_change_before_the_backward[4-identity]",
     ),
     Mutation(
@@ -115,8 +115,8 @@ DERIVATIVES = [
     Mutation(
         "saved tensors in other strides",
         DIFFERENTIABLE,
-        "(<<t if t is None else t.contiguous()>> for t in others)",
-        "t",
+        "if <<t is not None and not t.is_contiguous()>>:",
+        "False",
         GAM + "test_saved_tensors_in_other_strides[cpu]",
     ),
     Mutation(
