@@ -23,6 +23,7 @@ KERNELS = {
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
     "squeeze": {"cpu": "cpu"},
+    "squeeze_excite": {"cpu": "cpu"},
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

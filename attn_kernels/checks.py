@@ -9,6 +9,8 @@ import torch
 
 from .backends import DTYPES
 from .reference.squeeze import STATISTICS
+from .reference.squeeze_excite import ACTIVATIONS as MIX_ACTIVATIONS
+from .reference.squeeze_excite import GATES
 
 ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
 EPILOGUES = ("identity", "relu")
@@ -145,6 +147,33 @@ def check_gam(
     check_operand("w2", w2, (channels, hidden), x)
     check_operand("b2", b2, (channels,), x)
     check_activation(activation)
+
+
+def check_squeeze_excite(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor | None,
+    w2: torch.Tensor,
+    b2: torch.Tensor | None,
+    activation: str,
+    gate: str,
+) -> None:
+    """w1 (R, C, 1, 1), b1 (R,) or None, w2 (C, R, 1, 1), b2 (C,) or None, with R >= 1."""
+    check_feature_map("x", x)
+    check_floating("w1", w1)
+    channels = x.shape[1]
+    hidden = w1.shape[0] if w1.dim() else 0
+    if hidden < 1 or w1.shape != (hidden, channels, 1, 1):
+        raise ValueError(
+            f"w1: expected shape (R, {channels}, 1, 1) with R of at least 1, got {shape(w1)}"
+        )
+    check_same_device("w1", w1, x)
+    check_operand("w2", w2, (channels, hidden, 1, 1), x)
+    for name, b, size in (("b1", b1, hidden), ("b2", b2, channels)):
+        if b is not None:
+            check_operand(name, b, (size,), x)
+    check_one_of("activation", activation, MIX_ACTIVATIONS)
+    check_one_of("gate", gate, GATES)
 
 
 def check_activation(activation: str) -> None:

@@ -147,6 +147,15 @@ def _affine_gate_sums(dy, x, y):
     return _per_channel(x), _per_channel(x), dr
 
 
+def _squeeze_excite(x, w1, b1, w2, b2, activation, gate):
+    hidden = x.new_empty((x.shape[0], w1.shape[0]), dtype=acc_dtype(x))
+    return _empty_like(x), _per_channel(x), _per_channel(x), hidden
+
+
+def _squeeze_excite_backward(dy, x, w1, w2, scale, mean, hidden, activation, gate):
+    return _empty_like(x), *_accumulated(w1, w1[:, 0, 0, 0], w2, w2[:, 0, 0, 0], x=x)
+
+
 def _squeeze_carried(x, statistics):
     return *_squeeze(x, statistics), *nothing(x)
 
@@ -181,6 +190,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "squeeze_backward_add_": _squeeze_backward_add_,
     "affine_gate": _affine_gate,
     "affine_gate_sums": _affine_gate_sums,
+    "squeeze_excite": _squeeze_excite,
+    "squeeze_excite_backward": _squeeze_excite_backward,
     "squeeze_carried": _squeeze_carried,
     "affine_gate_carried": _affine_gate_carried,
     "spatial_gate_carried": _spatial_gate_carried,

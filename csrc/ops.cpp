@@ -82,6 +82,18 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "affine_gate_sums(Tensor dy, Tensor x, Tensor? y)"
       " -> (Tensor d_scale, Tensor d_shift, Tensor dr)");
 
+  // y = scale * x, scale = gate(w2 activation(w1 mean + b1) + b2), mean over pixels. w1 is
+  // (R, C, 1, 1), b1 (R), w2 (C, R, 1, 1), b2 (C); scale, mean (N, C) and hidden (N, R), which is
+  // what the activation gets, in acc. activation: "relu", "silu" or "identity"; gate: "sigmoid" or
+  // "hardsigmoid".
+  m.def(
+      "squeeze_excite(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str activation,"
+      " str gate) -> (Tensor y, Tensor scale, Tensor mean, Tensor hidden)");
+  m.def(
+      "squeeze_excite_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor scale,"
+      " Tensor mean, Tensor hidden, str activation, str gate)"
+      " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
+
   // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate
   // and spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold
   // nothing.

@@ -27,6 +27,9 @@ class Call(nn.Module):
         return self.function(x, **maps, **parameters, **self.settings)
 
 
+EXCITE = {"w1": (R, C, 1, 1), "b1": (R,), "w2": (C, R, 1, 1), "b2": (C,)}
+
+
 def functions() -> dict[str, nn.Module]:
     f = ak.functional
     ends = {"maps": ["residual"], "activation": "relu"}
@@ -41,6 +44,7 @@ def functions() -> dict[str, nn.Module]:
         "gam_channel_gate": Call(f.gam_channel_gate, MLP),
         "gam_channel_gate, sigmoid": Call(f.gam_channel_gate, MLP, activation="sigmoid"),
         "scale_gate": Call(f.scale_gate, VIEW, maps=["a"]),
+        "squeeze_excite": Call(f.squeeze_excite, EXCITE, gate="hardsigmoid"),
     }
 
 
@@ -51,6 +55,10 @@ def modules() -> dict[str, nn.Module]:
         "GAMChannelGate": ak.GAMChannelGate(C, rate=2),
         "GAMAttention": ak.GAMAttention(C, rate=2),
         "GAMAttention, light": ak.GAMAttention(C, rate=2, groups=2, channel_shuffle=True),
+        "SqueezeExcite": ak.SqueezeExcite(C, activation="silu"),
+        "ChannelSE": ak.ChannelSE(C),
+        "ChannelAttention": ak.ChannelAttention(C, 2),
+        "GSoP": ak.GSoP(C, 3),
         "GAMAttention, one map": ak.GAMAttention(C, 1, rate=2),
     }
 

@@ -15,7 +15,7 @@ from planes import (
 )
 
 import attn_kernels as ak
-from attn_kernels.reference.squeeze import STATISTICS, extreme, statistic
+from attn_kernels.reference.squeeze import STATISTICS, extreme, forward, statistic
 
 squeeze = torch.ops.attn_kernels.squeeze
 squeeze_backward = torch.ops.attn_kernels.squeeze_backward
@@ -112,6 +112,14 @@ def test_many_single_pixels(layout):
     for values in (mean, high, low):
         assert torch.equal(values, x[:, :, 0, 0])
     assert not any(zeros.any() for zeros in (var, argmax, argmin))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_single_pixels_that_are_not_finite(dtype):
+    """A variance of inf alone is NaN, as the formula has it."""
+    x = torch.tensor([NAN, INF, -INF, -0.0, 1.5] * 30, dtype=dtype)[None, :, None, None]
+    truth = forward(x, 15)
+    torch.testing.assert_close(squeeze(x, ALL), truth, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -30,6 +30,7 @@ from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
+from .squeeze_excite import squeeze_excite
 
 __all__ = [
     "affine_gate",
@@ -44,4 +45,5 @@ __all__ = [
     "spatial_gate_carried",
     "squeeze",
     "squeeze_carried",
+    "squeeze_excite",
 ]

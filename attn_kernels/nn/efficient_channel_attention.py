@@ -42,8 +42,8 @@ class EfficientChannelAttention(nn.Module):
         return functional.squeeze_gate(x, self.mix, self.squeeze)
 
     def mix(self, mean: torch.Tensor) -> torch.Tensor:
-        logit = self.conv(mean.flatten(1).unsqueeze(1))
-        return torch.sigmoid(logit).transpose(1, 2).unsqueeze(3)
+        logit = self.conv(mean.reshape(mean.shape[0], 1, mean.shape[1]))
+        return torch.sigmoid(logit).reshape(mean.shape)
 
 
 def adaptive_kernel_size(channels: int) -> int:

@@ -3,7 +3,6 @@ from torch import nn
 
 from .. import functional
 from ..checks import check_int
-from ..reference.precision import widened, without_autocast
 
 
 class GSoP(nn.Module):
@@ -50,8 +49,6 @@ class GSoP(nn.Module):
 
 def covariance(x: torch.Tensor) -> torch.Tensor:
     """(N, D, D) over pixels, of deviations from the mean: large means cost no digits."""
-    pixels = widened(x).flatten(2)
-    with without_autocast(x):
-        deviations = pixels - pixels.mean(2, keepdim=True)
-        product = deviations @ deviations.mT
-    return (product / pixels.shape[2]).to(x.dtype)
+    pixels = x.flatten(2)
+    deviations = pixels - pixels.mean(2, keepdim=True)
+    return deviations @ deviations.mT / pixels.shape[2]

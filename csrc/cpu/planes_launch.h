@@ -33,10 +33,11 @@ inline Planes summing_planes(const FeatureMap& x) {
   return p;
 }
 
+constexpr int64_t kElementsPerThread = 1 << 14;
+
 // kernel(args, begin, end) over all tasks, in as many threads as the work is worth.
 template <class Args>
 void run_planes(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t kElementsPerThread = 1 << 14;
   const Planes& p = args.planes;
   const int64_t per_task = p.channels_last ? p.pixel_block * p.channel_block : p.pixels;
   torch::stable::parallel_for(0, p.tasks(), kElementsPerThread / per_task + 1,

@@ -14,6 +14,7 @@ CHILDREN = "tests/test_children.py::"
 WHOLE_GAM = "tests/test_gam_attention.py::"
 MODULES = "tests/test_modules.py::"
 TAIL = "tests/test_tail.py::"
+EXCITE, CHANNEL = "tests/test_squeeze_excite.py::", "tests/test_channel_gates.py::"
 
 OPERATORS = [
     Mutation(
@@ -287,4 +288,63 @@ TAILS = [
     ),
 ]
 
-MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS
+CHANNEL_GATES = [
+    Mutation(
+        "squeeze_excite: a second derivative ends at the statistics",
+        AUTOGRAD + "squeeze_excite.py",
+        "if any(<<d is not None>> for d in d_statistics):",
+        "False",
+        EXCITE + "TestSqueezeExcite::test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "squeeze_excite: gradients of biases that are not there",
+        AUTOGRAD + "squeeze_excite.py",
+        "has_b1, has_b2 = <<ctx.biases>>",
+        "True, True",
+        EXCITE + "test_only_what_is_asked_for[1]",
+    ),
+    Mutation(
+        "squeeze_excite: autocast does not widen",
+        "attn_kernels/functional/squeeze_excite.py",
+        "return <<as_eager(y, x)>>",
+        "y.to(torch.bfloat16)",
+        EXCITE + "TestSqueezeExcite::test_autocast_gives_eagers_dtypes[cpu-torch.float32]",
+    ),
+    Mutation(
+        "squeeze_excite: weights of another order",
+        CHECKS,
+        'check_operand("w2", w2, <<(channels, hidden, 1, 1)>>, x)',
+        "w2.shape",
+        EXCITE + "test_bad_input",
+    ),
+    Mutation(
+        "SqueezeExcite reads layers with hooks",
+        NN + "squeeze_excite.py",
+        "if <<layers_obstacles(fc1, fc2) == PLAIN>>:",
+        "True",
+        CHILDREN + "test_any_child[SqueezeExcite-fc1-forward hook]",
+    ),
+    Mutation(
+        "SqueezeExcite takes groups for none",
+        NN + "squeeze_excite.py",
+        "if <<geometry != POINTWISE or>> (weight",
+        "",
+        CHILDREN + "test_replaced[pointwise stride-SqueezeExcite-fc1]",
+    ),
+    Mutation(
+        "ChannelAttention: the mean for the maximum",
+        NN + "channel_attention.py",
+        "+ self.sharedMLP(<<max>>))",
+        "mean",
+        CHANNEL + "test_as_eager[cpu-nchw-torch.float32-CBAM's map]",
+    ),
+    Mutation(
+        "GSoP: no mean is taken off",
+        NN + "gsop.py",
+        "<<deviations @ deviations.mT>> /",
+        "pixels @ pixels.mT",
+        CHANNEL + "test_gsop_of_a_large_mean",
+    ),
+]
+
+MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS + CHANNEL_GATES
