@@ -442,7 +442,7 @@ BAD = [
     ),
     (
         RuntimeError,  # PyTorch's words, from the layer that it does not fit
-        "channels",
+        "shapes",
         lambda: ak.nn.Tail(nn.BatchNorm2d(4), ak.SqueezeExcite(6))(Z),
     ),
 ]

@@ -67,6 +67,7 @@ def may_write_on(dr, x) -> bool:
         and dr.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not sees_ops()
+        and not torch._C._functorch.is_legacy_batchedtensor(dr)  # of a batch of gradients
         and ops.memory_format(dr) == ops.memory_format(x)
     )
 

@@ -1,8 +1,12 @@
+from typing import Any
+
 import torch
 from torch import nn
 
 from .. import functional
 from ..checks import check_int
+from .children import obstacle
+from .squeeze_excite import pointwise, pointwise_obstacle
 
 
 class ChannelAttention(nn.Module):
@@ -43,4 +47,20 @@ class ChannelAttention(nn.Module):
         return self.mix(mean, max)
 
     def mix(self, mean: torch.Tensor, max: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.sharedMLP(mean) + self.sharedMLP(max))
+        mlp: Any = self.sharedMLP
+        if not is_plain(mlp):
+            return torch.sigmoid(mlp(mean) + mlp(max))
+        first, activation, second = mlp
+        hidden = activation(pointwise(first, torch.cat([mean, max])))
+        of_mean, of_max = pointwise(second, hidden).chunk(2)
+        return torch.sigmoid(of_mean + of_max)
+
+
+def is_plain(mlp: Any) -> bool:
+    """Whether one call of all its layers is as good as two."""
+    return (
+        obstacle(mlp, nn.Sequential) is None
+        and len(mlp) == 3
+        and obstacle(mlp[1], nn.ReLU) is None
+        and all(pointwise_obstacle(layer) is None for layer in (mlp[0], mlp[2]))
+    )

@@ -6,7 +6,7 @@ from torch import nn
 from .. import functional
 from ..checks import check_int
 from .children import unfused
-from .squeeze_excite import PLAIN, fused, layers_obstacles
+from .squeeze_excite import PLAIN, fused, layers_obstacles, pointwise
 
 
 class ChannelSE(nn.Module):
@@ -43,7 +43,7 @@ class ChannelSE(nn.Module):
         return functional.squeeze_gate(x, self.mix, self.squeeze)
 
     def mix(self, mean: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.Conv_Excitation(self.Conv_Squeeze(mean)))
+        return torch.sigmoid(pointwise(self.Conv_Excitation, pointwise(self.Conv_Squeeze, mean)))
 
     def extra_repr(self) -> str:
         found = layers_obstacles(self.Conv_Squeeze, self.Conv_Excitation)

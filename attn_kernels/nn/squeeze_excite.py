@@ -4,6 +4,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import has_torch_function
 
 from .. import functional
 from ..checks import check_bool, check_int, check_one_of
@@ -69,7 +70,7 @@ class SqueezeExcite(nn.Module):
 
     def mix(self, mean: torch.Tensor) -> torch.Tensor:
         activation, gate = ACTIVATIONS[self.activation], GATES[self.gate]
-        return gate(self.fc2(activation(self.fc1(mean))))
+        return gate(pointwise(self.fc2, activation(pointwise(self.fc1, mean))))
 
     def extra_repr(self) -> str:
         of_fc1, of_fc2 = layers_obstacles(self.fc1, self.fc2)
@@ -97,6 +98,16 @@ def pointwise_obstacle(conv: Any) -> str | None:
     if geometry != POINTWISE or (weight is not None and weight.shape != shape):
         return f"is Conv2d({conv.extra_repr()})"
     return None
+
+
+def pointwise(conv: Any, v: torch.Tensor) -> torch.Tensor:
+    """conv(v) of one pixel, (N, C, 1, 1): of a plain layer the matrix product that it is, which on
+    the CPU takes a third of the time.
+    """
+    if has_torch_function((v,)) or pointwise_obstacle(conv) is not None:
+        return conv(v)
+    weight, bias = parameter(conv, "weight"), parameter(conv, "bias")
+    return F.linear(v.flatten(1), weight.flatten(1), bias)[..., None, None]
 
 
 def fused(x: torch.Tensor, fc1: nn.Module, fc2: nn.Module, activation: str, gate: str):

@@ -39,9 +39,10 @@ class Tail(nn.Module):
     Fused are a norm that is None, an `nn.BatchNorm2d` or an `nn.SyncBatchNorm` (here also on the
     CPU), and a gate that is None, :class:`SqueezeExcite`, :class:`EfficientChannelAttention`,
     :class:`ChannelSE`, :class:`SpatialGate`, :class:`CBAM` or :class:`GSoP` (whose first
-    convolution reads z once more). Other children, and those that are more than their parameters
-    (hooks, adapters), are called, and PyTorch does the rest, with the same result; the module's
-    repr says so. So it is in a graph of `torch.fx`, and for a residual of another dtype than z.
+    convolution reads z once more, and gives it a gradient of its own). Other children, and those
+    that are more than their parameters (hooks, adapters), are called, and PyTorch does the rest,
+    with the same result; the module's repr says so. So it is in a graph of `torch.fx`, and for a
+    residual of another dtype than z.
 
     Where the norm's weight is 0 all of a channel is equal; which pixel is its maximum then, as only
     that weight's gradient through CBAM's maximum shows, may differ from eager.

@@ -334,7 +334,7 @@ CHANNEL_GATES = [
     Mutation(
         "ChannelAttention: the mean for the maximum",
         NN + "channel_attention.py",
-        "+ self.sharedMLP(<<max>>))",
+        "torch.cat([mean, <<max>>])",
         "mean",
         CHANNEL + "test_as_eager[cpu-nchw-torch.float32-CBAM's map]",
     ),
