@@ -71,7 +71,7 @@ def save_attention_figure(
     low = min(map.min().item() for map in maps.values())
     shape = len(pictures), 1 + len(maps)
     height, width = pictures[0].shape[:2]
-    size = 2.6 * shape[1] + 1, 2.6 * shape[0] * height / width + 0.5  # inches
+    size = 1.7 * shape[1] * width / height + 1, 1.7 * shape[0] + 0.5  # inches
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
     for row, picture, name in zip(axes, pictures, names, strict=True):
         row[0].set_ylabel(name)
@@ -86,6 +86,7 @@ def save_attention_figure(
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     axes[0, 0].set_title("image", fontsize="medium")
-    figure.colorbar(shown, ax=axes, label="attention", pad=0.01)
+    bar = figure.colorbar(shown, ax=axes, label="attention", pad=0.01)
+    bar.solids.set_alpha(1)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -190,10 +190,11 @@ def save_curve(path: Path, training: Training) -> None:
     axis.set_ylabel("loss", color="#4c72b0")
     right = axis.twinx()
     right.plot(*zip(*training.accuracies.items(), strict=True), "o-", color="#c44e52", markersize=4)
-    right.set_ylim(0, 1)
+    right.set_ylim(0, 1.02)
     right.set_ylabel("accuracy on unseen images", color="#c44e52")
     right.yaxis.set_major_formatter("{x:.0%}")
-    axis.set_title(" ".join(str(value) for value in training.settings.values()))
+    said = training.settings
+    axis.set_title(f"{said['network']} on {said['data']}, batches of {said['batch']}")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

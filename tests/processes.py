@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 WORLD = 2
-TIMEOUT = timedelta(seconds=120)
+TIMEOUT = timedelta(seconds=300)
 
 
 def run(checks, folder) -> dict:

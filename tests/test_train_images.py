@@ -58,8 +58,9 @@ def test_killed_and_resumed(launcher, tmp_path):
     kill(killed)
     stopped = checkpoint(tmp_path / "killed")["step"]
     assert 0 < stopped < STEPS
-    assert f"Going on from step {stopped}" in output(start(tmp_path / "killed", *launcher))
-    said = output(start(tmp_path / "whole", *launcher))
+    again, never_stopped = (start(tmp_path / name, *launcher) for name in ("killed", "whole"))
+    assert f"Going on from step {stopped}" in output(again)
+    said = output(never_stopped)
     assert "Going on" not in said
     assert said.count("Accuracy on unseen digits") == 1
     resumed, whole = (checkpoint(tmp_path / name) for name in ("killed", "whole"))

@@ -15,6 +15,7 @@ WHOLE_GAM = "tests/test_gam_attention.py::"
 MODULES = "tests/test_modules.py::"
 TAIL = "tests/test_tail.py::"
 EXCITE, CHANNEL = "tests/test_squeeze_excite.py::", "tests/test_channel_gates.py::"
+DTENSOR = "tests/test_dtensor.py::test_in_two_processes"
 
 OPERATORS = [
     Mutation(
@@ -347,4 +348,42 @@ CHANNEL_GATES = [
     ),
 ]
 
-MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS + CHANNEL_GATES
+AT_SCALE = [
+    Mutation(
+        "a parameter's gradient over some images is taken for the whole of it",
+        "attn_kernels/distributed.py",
+        "[<<Partial()>> if result.name in sums",
+        "Replicate()",
+        DTENSOR + "[check_modules]",
+    ),
+    Mutation(
+        "sets of weights are given to parts of a batch",
+        "attn_kernels/distributed.py",
+        "if <<weight is not None and weight.shape[0] > 1>>:",
+        "False",
+        DTENSOR + "[check_sets_of_weights]",
+    ),
+    Mutation(
+        "plain zeros beside DTensors",
+        DIFFERENTIABLE,
+        "ctx.set_materialize_grads(<<False>>)  # as plain zeros",
+        "True",
+        DTENSOR + "[check_second_derivatives]",
+    ),
+    Mutation(
+        "a DTensor with plain operands is not refused",
+        CHECKS,
+        "is_dtensor(t) <<!= is_dtensor(x)>>:",
+        "and not is_dtensor(x)",
+        DTENSOR + "[check_refusals]",
+    ),
+    Mutation(
+        "attention_maps leaves its model in evaluation mode",
+        "attn_kernels/maps.py",
+        "            module.training = <<mode>>\n",
+        "False",
+        "tests/test_attention_maps.py::test_maps_by_path_in_the_order_of_the_calls",
+    ),
+]
+
+MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS + CHANNEL_GATES + AT_SCALE
