@@ -52,7 +52,7 @@ MUTATIONS = [
     Mutation(
         "gate without the view's shift",
         GATE,
-        "affine(y[i], scale(u, i), <<shift(u, i)>>)",
+        "has_shift ? <<shift(u, i)>> : Real(0)",
         "Real(0)",
     ),
     Mutation(

@@ -58,8 +58,8 @@ void squeeze_excite(const Launch& launch, const Shape& shape, bool channels_last
                      static_cast<int>(parts.stat_bytes / sizeof(Real)),
                      static_cast<Real>(shape.hw)};
   excite(launch, of.excite);
-  gate<T, false>(launch, channels_last,
-                 {shape, {}, of.x, nullptr, of.excite.scale, nullptr, nullptr, of.y, false});
+  gate<T, false, false>(launch, channels_last,
+                        {shape, {}, of.x, nullptr, of.excite.scale, nullptr, nullptr, of.y, false});
 }
 
 template <class T>
