@@ -120,6 +120,11 @@ LIMITS = {
     "gate_kernel<__half, false, 8, true, false, false, false>": (4, 26),
     "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
     "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
+    "plane_reduce_kernel<Squeeze<__half, false, false>, false, 8, false>": (4, 22),
+    "plane_reduce_kernel<Squeeze<__half, true, false>, false, 8, false>": (4, 46),
+    "plane_reduce_kernel<GateSums<__half, false>, false, 8, false>": (8, 22),  # two streams
+    "gate_kernel<__half, false, 8, false, true, false, false>": (4, 40),
+    "squeeze_gradient_kernel<__half, false, 8, false>": (8, 46),  # two streams
 }
 
 
@@ -135,7 +140,9 @@ def test_streams_are_what_they_should_be(kernel):
 
 def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
-    through_x = re.compile(r"(gate|reduce)_kernel<|input_gradient_kernel<\w+, \w+, \d, true")
+    through_x = re.compile(
+        r"((plane_)?reduce|gate|squeeze_gradient)_kernel<|input_gradient_kernel<\w+, \w+, \d, true"
+    )
     widest = {}
     for row in table.read():
         if through_x.match(row.kernel) and row.load_bytes == 16:

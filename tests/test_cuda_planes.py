@@ -233,6 +233,7 @@ def test_empty_batch(module, layout):
 # ---- Launches --------------------------------------------------------------------------------
 
 OPS = ["squeeze", "squeeze_backward", "affine_gate", "affine_gate_sums"]
+OPS += ["squeeze_excite", "squeeze_excite_backward"]
 SIZES = [(8, 64, 112, 112), (8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7)]
 EXTREMES = [(1, 1, 1, 1), (65536, 3, 1, 1), (1, 1, 46341, 46341), (2, 2**20, 32, 33), (0, 3, 4, 5)]
 
@@ -249,7 +250,7 @@ def launches(module, op, shape):
 @pytest.mark.parametrize("shape", SIZES + EXTREMES, ids=str)
 def test_launches_fit_every_gpu(module, op, shape):
     for *_, kernel, blocks, threads, shared_bytes in launches(module, op, shape):
-        assert 1 <= threads <= 256, kernel
+        assert 1 <= threads <= (512 if kernel.startswith("excite") else 256), kernel
         assert 0 <= shared_bytes <= 48 * 1024, kernel
         assert 0 <= blocks < 2**31, kernel
 
@@ -259,11 +260,24 @@ def test_launches_fit_every_gpu(module, op, shape):
 def test_small_maps_fill_a_gpu_too(module, op, shape):
     """20,000 threads, or as many as have two bursts of vectors."""
     for dtype, channels_last, aligned, kernel, blocks, threads, _ in launches(module, op, shape):
-        if not aligned or dtype == "float64" or kernel == "plane_fold_kernel":
+        if not aligned or dtype == "float64" or kernel.startswith(("plane_fold", "excite")):
             continue
         vectors = math.prod(shape) * (4 if dtype == "float32" else 2) // 16
         assert blocks >= 24, (dtype, channels_last, kernel, blocks, threads)
         assert blocks * threads >= min(20_000, vectors // 8), (dtype, channels_last, kernel, blocks)
+
+
+@pytest.mark.parametrize("shape", [*SIZES[:4], (1, 1152, 7, 7), (1, 64, 112, 112)], ids=str)
+def test_squeeze_excite_takes_three_launches(module, shape):
+    """With up to kExciteWeights weights a layer; its backward takes four, or five of few images."""
+    for channels_last in (False, True):
+        geometry = module.geometry(
+            "squeeze_excite", "float16", shape, channels_last, 0, True, False
+        )
+        names = [name for name, *_ in geometry]
+        assert names == ["plane_reduce_kernel", "excite_kernel", "gate_kernel"]
+        op = "squeeze_excite_backward"
+        assert len(module.geometry(op, "float16", shape, channels_last, 0, True, False)) <= 5
 
 
 # ---- Host side -------------------------------------------------------------------------------

@@ -26,14 +26,12 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
   const Stream<kChannelsLast, V> stream(a.shape, a.tiling, item);
   const int64_t hw = a.shape.hw, channels = stream.image * a.shape.c;
   PerPixel<Real, kChannelsLast, V> map;
-  PerChannel<Real, kChannelsLast, V, kSplit> scale;
-  using Shift = std::conditional_t<kMap, PerChannel<Real, kChannelsLast, V, kSplit>,
-                                   MaybePerChannel<Real, kChannelsLast, V, kSplit>>;
-  Shift shift;
+  PerChannel<Real, kChannelsLast, V, kSplit> scale, shift;
+  // Without a shift scale is loaded in its place: a branch between loads would keep some waiting.
+  const bool has_shift = kMap || a.shift != nullptr;
   if constexpr (kMap) map.begin(a.map + stream.image * hw, stream, hw);
   if constexpr (kView) scale.begin(a.scale + channels, stream);
-  if constexpr (kView && kMap) shift.begin(a.shift + channels, stream);
-  if constexpr (kView && !kMap) shift.begin(a.shift, channels, stream);
+  if constexpr (kView) shift.begin((has_shift ? a.shift : a.scale) + channels, stream);
 
   Walk<V, const T> from(a.x, stream.at, a.tiling);
   [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling);
@@ -59,7 +57,7 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         y[i] = widen(x[u].value[i]);
-        if constexpr (kView) y[i] = affine(y[i], scale(u, i), shift(u, i));
+        if constexpr (kView) y[i] = affine(y[i], scale(u, i), has_shift ? shift(u, i) : Real(0));
         if constexpr (kMap) y[i] *= map(u, i);
         if (has_residual) y[i] += widen(residual[u].value[i]);
         if (kTail && a.relu) y[i] = relu(y[i]);

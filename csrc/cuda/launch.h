@@ -218,7 +218,8 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
 }
 
 // x, map -> y. scale, shift and residual may be null. Without a map only shift and residual.
-template <class T, bool kMap = true, class Launch>
+// kMayHaveTail: where false there is neither residual nor ReLU.
+template <class T, bool kMap = true, bool kMayHaveTail = true, class Launch>
 void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) {
   const Layout<T> layout{
       arguments.shape, channels_last, {arguments.x, arguments.residual, arguments.y}};
@@ -229,7 +230,7 @@ void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) 
     const auto run = [&](auto kernel) {
       launch(kernel, arguments.tiling.blocks, arguments.tiling.threads(), 0, arguments);
     };
-    with_flag(arguments.residual != nullptr || arguments.relu, [&](auto tail) {
+    const auto with_tail = [&](auto tail) {
       constexpr bool kTail = decltype(tail)::value;
       if constexpr (kMap) {
         if (arguments.scale == nullptr) {
@@ -242,7 +243,12 @@ void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) 
         }
       }
       run(gate_kernel<T, kChannelsLast, V, kMap, true, kTail, false>);
-    });
+    };
+    if constexpr (kMayHaveTail) {
+      with_flag(arguments.residual != nullptr || arguments.relu, with_tail);
+    } else {
+      with_tail(Bool<false>());
+    }
   });
 }
 

@@ -17,8 +17,8 @@ inline int excite_lanes(int length) {
 }
 
 template <class Real>
-int64_t excite_bytes(int lanes) {
-  return kExciteThreads / lanes * kUnits * (lanes + 1) * static_cast<int64_t>(sizeof(Real));
+int64_t excite_bytes(int threads, int lanes) {
+  return threads / lanes * kUnits * (lanes + 1) * static_cast<int64_t>(sizeof(Real));
 }
 
 // mean -> hidden, scale.
@@ -27,7 +27,8 @@ void excite(const Launch& launch, ExciteArguments<Real> of) {
   of.lanes1 = excite_lanes(of.c);
   of.lanes2 = excite_lanes(of.r);
   const int threads = sizeof(Real) == 8 ? kExciteThreads / 2 : kExciteThreads;
-  const int64_t bytes1 = excite_bytes<Real>(of.lanes1), bytes2 = excite_bytes<Real>(of.lanes2);
+  const int64_t bytes1 = excite_bytes<Real>(threads, of.lanes1);
+  const int64_t bytes2 = excite_bytes<Real>(threads, of.lanes2);
   if (int64_t{of.c} * of.r <= kExciteWeights) {
     return launch(excite_kernel<Real>, of.n, threads, std::max(bytes1, bytes2), of);
   }
@@ -58,8 +59,8 @@ void squeeze_excite(const Launch& launch, const Shape& shape, bool channels_last
                      static_cast<int>(parts.stat_bytes / sizeof(Real)),
                      static_cast<Real>(shape.hw)};
   excite(launch, of.excite);
-  gate<T, false>(launch, channels_last,
-                 {shape, {}, of.x, nullptr, of.excite.scale, nullptr, nullptr, of.y, false});
+  gate<T, false, false>(launch, channels_last,
+                        {shape, {}, of.x, nullptr, of.excite.scale, nullptr, nullptr, of.y, false});
 }
 
 template <class T>

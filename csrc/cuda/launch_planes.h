@@ -128,7 +128,7 @@ void squeeze_gradient(const Launch& launch, bool channels_last, SqueezeGradientA
   const bool extremes = of.max.at != nullptr || of.min.at != nullptr;
   // Without statistics but the mean this is the gate's own formula.
   if (of.dr != nullptr && of.slope == nullptr && !extremes) {
-    return gate<T, false>(
+    return gate<T, false, false>(
         launch, channels_last,
         {of.shape, {}, of.dr, nullptr, of.scale, of.offset, nullptr, of.dx, false});
   }

@@ -112,6 +112,41 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   } else if (op == "affine_gate") {
     attn_kernels::gate<T, false>(launch, channels_last,
                                  {shape, {}, x, nullptr, real, scale, view ? x : nullptr, x, view});
+  } else if (op == "squeeze_excite") {
+    const int r = shape.c / 16 + 1;
+    attn_kernels::squeeze_excite<T>(
+        launch, shape, channels_last,
+        {x,
+         {shape.n, shape.c, r, 0, 0, {}, {}, {}, real, real, real, real, real, real, real},
+         real,
+         x});
+  } else if (op == "squeeze_excite_backward") {
+    const int r = shape.c / 16 + 1;
+    attn_kernels::squeeze_excite_backward<T>(launch, shape, channels_last,
+                                             {x,
+                                              x,
+                                              {shape.n,
+                                               shape.c,
+                                               r,
+                                               {},
+                                               {},
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               nullptr,
+                                               0,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real},
+                                              nullptr,
+                                              real,
+                                              real,
+                                              x});
   } else if (op == "affine_gate_sums") {
     T* y = view ? x : nullptr;
     attn_kernels::affine_gate_sums<T>(launch, shape, channels_last,
