@@ -315,3 +315,102 @@ class SCSE(nn.Module):
 
     def forward(self, x):
         return x * self.cSE(x) + x * self.sSE(x)
+
+
+class BAM(nn.Module):
+    def __init__(self, channels, reduction=4, dilation=4):
+        super().__init__()
+        hidden = channels // reduction
+        self.gate_c = nn.Sequential(
+            Flatten(),
+            nn.Linear(channels, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
+        )
+        self.gate_s = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 1, 1),
+        )
+
+    def forward(self, in_tensor):
+        avg_pool = F.avg_pool2d(in_tensor, in_tensor.size(2), stride=in_tensor.size(2))
+        channel = self.gate_c(avg_pool).unsqueeze(2).unsqueeze(3).expand_as(in_tensor)
+        att = 1 + torch.sigmoid(channel * self.gate_s(in_tensor).expand_as(in_tensor))
+        return att * in_tensor
+
+
+class CoordAtt(nn.Module):
+    def __init__(self, inp, reduction=4):
+        super().__init__()
+        self.pool_h = nn.AdaptiveAvgPool2d((None, 1))
+        self.pool_w = nn.AdaptiveAvgPool2d((1, None))
+        mip = max(8, inp // reduction)
+        self.conv1 = nn.Conv2d(inp, mip, kernel_size=1)
+        self.bn1 = nn.BatchNorm2d(mip)
+        self.act = nn.Hardswish()
+        self.conv_h = nn.Conv2d(mip, inp, kernel_size=1)
+        self.conv_w = nn.Conv2d(mip, inp, kernel_size=1)
+
+    def forward(self, x):
+        identity = x
+        _, _, h, w = x.size()
+        y = torch.cat([self.pool_h(x), self.pool_w(x).permute(0, 1, 3, 2)], dim=2)
+        y = self.act(self.bn1(self.conv1(y)))
+        x_h, x_w = torch.split(y, [h, w], dim=2)
+        a_h = self.conv_h(x_h).sigmoid()
+        a_w = self.conv_w(x_w.permute(0, 1, 3, 2)).sigmoid()
+        return identity * a_w * a_h
+
+
+class ShuffleAttention(nn.Module):
+    def __init__(self, channel, groups=4):
+        super().__init__()
+        self.groups = groups
+        half = channel // (2 * groups)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.cweight = nn.Parameter(torch.zeros(1, half, 1, 1))
+        self.cbias = nn.Parameter(torch.ones(1, half, 1, 1))
+        self.sweight = nn.Parameter(torch.zeros(1, half, 1, 1))
+        self.sbias = nn.Parameter(torch.ones(1, half, 1, 1))
+        self.sigmoid = nn.Sigmoid()
+        self.gn = nn.GroupNorm(half, half)
+
+    def forward(self, x):
+        b, _, h, w = x.shape
+        x = x.reshape(b * self.groups, -1, h, w)
+        x_0, x_1 = x.chunk(2, dim=1)
+        xn = x_0 * self.sigmoid(self.cweight * self.avg_pool(x_0) + self.cbias)
+        xs = x_1 * self.sigmoid(self.sweight * self.gn(x_1) + self.sbias)
+        out = torch.cat([xn, xs], dim=1).reshape(b, 2, -1, h, w)
+        return out.permute(0, 2, 1, 3, 4).reshape(b, -1, h, w)
+
+
+class AFF(nn.Module):
+    def __init__(self, channels, r=4):
+        super().__init__()
+        inter = channels // r
+        self.local_att = self.branch(channels, inter)
+        self.global_att = self.branch(channels, inter, nn.AdaptiveAvgPool2d(1))
+        self.sigmoid = nn.Sigmoid()
+
+    @staticmethod
+    def branch(channels, inter, *first):
+        return nn.Sequential(
+            *first,
+            nn.Conv2d(channels, inter, kernel_size=1),
+            nn.BatchNorm2d(inter),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inter, channels, kernel_size=1),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x, residual):
+        xa = x + residual
+        wei = self.sigmoid(self.local_att(xa) + self.global_att(xa))
+        return 2 * x * wei + 2 * residual * (1 - wei)

@@ -1,13 +1,13 @@
 """One line for models that exist: gates are found by what they compute, and fused in place.
 
-A module's forward is traced by `torch.fx`, its children staying calls. A product ``x * factor`` is a
-gate where the factor follows from x in a way that an op of ours computes; which pooling a node
+A module's forward is traced by `torch.fx`, its children staying calls. A product ``x * factor`` is
+a gate where the factor follows from x in a way that an op of ours computes; which pooling a node
 is, is told by its values, not by its spelling. The forward is then written anew, with the module's
 own layers, and put into the module's ``__dict__``: class, parameters, names, hooks, training flag,
 device and dtype stay as they are.
 
 Layers that mix statistics are called through the module as before, so that their hooks run. What is
-read rather than called (poolings, the layers of a spatial gate, a child that holds a part of a gate)
+read rather than called (poolings, the layers of a spatial gate, a child that holds a part of one)
 is asked at every call whether it is still plain; where it is not, the module's own forward runs.
 
 What is read when a module is traced is fixed: attributes that its forward branches on
@@ -23,7 +23,7 @@ from .find import Found, find
 from .proof import prove
 from .report import Report, Row
 from .rewritten import put, rewritten_of, take_back
-from .trace import Left, is_opaque
+from .trace import NotFusedError, is_opaque
 
 __all__ = ["Report", "Row", "fuse", "unfuse"]
 
@@ -101,13 +101,13 @@ def _consider(
     try:
         if "forward" in module.__dict__:
             fused = rewritten_of(module) is not None
-            raise Left("is fused already" if fused else "has a forward of its own")
+            raise NotFusedError("is fused already" if fused else "has a forward of its own")
         found = find(module, children, first_max)
         if found is None:
             return
         if verify:
             prove(found)
-    except Left as reason:
+    except NotFusedError as reason:
         rows[path] = Row(path, cls, why_not=(str(reason),))
         return
     for child in children.keys() & dict(found.program.read).keys():

@@ -15,7 +15,7 @@ from .patterns import CHANNEL, PATTERNS, SPATIAL
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
-from .trace import Left, is_opaque, required_arguments, traced
+from .trace import NotFusedError, is_opaque, required_arguments, traced
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Search:
             site = Site(self.rewriting.root, runs, product, x, factor)
             try:
                 match = self.match(site)
-            except Left as reason:
+            except NotFusedError as reason:
                 self.left.setdefault(product, str(reason))
                 continue
             if match is not None:
@@ -73,16 +73,22 @@ class Search:
         patterns = PATTERNS if len(site.shape) == 4 else ()
         match = next(filter(None, (pattern(site) for pattern in patterns)), None)
         if match is None:
-            size = site.shape.numel()
-            values = (site.value(n) for n in site.inside)
-            if any(isinstance(v, torch.Tensor) and v.numel() < size for v in values):
-                raise Left("a gate of a kind that is not known")
+            if _narrows(site):
+                raise NotFusedError("a gate of a kind that is not known")
             return None
         if match.spreads and not self.first_max:
-            raise Left("divides the gradient of equal maxima among them: see first_max")
+            raise NotFusedError("divides the gradient of equal maxima among them: see first_max")
         if g.is_call(site.product, g.IN_PLACE) and _overwrites(site):
-            raise Left("multiplies in place a map that is used elsewhere, too")
+            raise NotFusedError("multiplies in place a map that is used elsewhere, too")
         return match
+
+
+def _narrows(site: Site) -> bool:
+    """Whether the factor follows from something smaller than the map, which was computed for it."""
+    own = g.made_from(site.factor) - g.made_from(site.x)
+    computed = (site.value(n) for n in own if n.op not in ("placeholder", "get_attr"))
+    size = site.shape.numel()
+    return any(isinstance(v, torch.Tensor) and v.numel() < size for v in computed)
 
 
 def _overwrites(site: Site) -> bool:
@@ -93,9 +99,12 @@ def _overwrites(site: Site) -> bool:
 
 
 def multiplies(graph: fx.Graph) -> bool:
-    """Whether something is multiplied by what follows from it."""
-    operands = (g.operands(product) for product in g.products(graph))
-    return any(g.between(a, b) or g.between(b, a) for a, b in operands)
+    """Whether two things are multiplied that follow from the same input."""
+    for product in g.products(graph):
+        a, b = (g.made_from(operand) for operand in g.operands(product))
+        if any(node.op == "placeholder" for node in a & b):
+            return True
+    return False
 
 
 def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
@@ -110,7 +119,7 @@ def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
 
 
 def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> Found | None:
-    """A program for the module, None if it has no gate; raises `Left` with what is in the way.
+    """A program for the module, None if it has no gate; raises `NotFusedError` with the reason.
 
     `children` are those that are gates themselves, by their paths.
     """
@@ -129,11 +138,11 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
         search = Search(Rewriting(graph, double), shapes, first_max)
         search.run()
         if search.gates and str(traced(double.train(), through)) != in_evaluation:
-            raise Left("computes one thing in training and another in evaluation")
+            raise NotFusedError("computes one thing in training and another in evaluation")
     left = list(dict.fromkeys(search.left.values()))
     if not search.gates:
         if left:
-            raise Left(left[0])
+            raise NotFusedError(left[0])
         return None
     rewriting = search.rewriting
     still = _called(graph).union(*map(_called, rewriting.mixes.values()))

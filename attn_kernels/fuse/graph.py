@@ -47,16 +47,21 @@ def peeled(factor: fx.Node) -> fx.Node:
     return factor
 
 
+def made_from(node: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
+    """The node and all that it depends on, but for `stop` and what only that depends on."""
+    found, stack = {node}, [node]
+    while stack:
+        more = {n for n in stack.pop().all_input_nodes if n not in found and n is not stop}
+        found |= more
+        stack += more
+    return found
+
+
 def between(x: fx.Node, factor: fx.Node) -> list[fx.Node]:
     """Nodes that depend on x and that the factor depends on, in order, the factor the last one;
     empty where it does not depend on x.
     """
-    needed, stack = {factor}, [factor]
-    while stack:
-        for node in stack.pop().all_input_nodes:
-            if node not in needed and node is not x:
-                needed.add(node)
-                stack.append(node)
+    needed = made_from(factor, stop=x)
     found: dict[fx.Node, None] = {}
     for node in x.graph.nodes:
         if node in needed and any(a is x or a in found for a in node.all_input_nodes):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .trace import Left, first_line
+from .trace import NotFusedError, first_line
 
 BATCH = 2
 # (H, W) that a module may take: odd first, then square, then large enough for strides.
@@ -64,7 +64,7 @@ def specimen(module: nn.Module) -> nn.Module:
     try:
         double = copy.deepcopy(module, memo).to("cpu", torch.float64)
     except Exception as error:
-        raise Left(f"cannot be copied: {first_line(error)}") from error
+        raise NotFusedError(f"cannot be copied: {first_line(error)}") from error
     for p in double.parameters():
         if p.is_floating_point():
             fan_in = max(p[0].numel() if p.dim() > 1 else 1, 1)
@@ -84,7 +84,7 @@ def find_shapes(module: nn.Module, inputs: int) -> Shapes:
             shapes = Shapes(inputs, channels, ((h, w), (h + 2, w + (4 if h != w else 2))))
             if all(_takes(module, shapes, which) for which in (0, 1)):
                 return shapes
-    raise Left("no map was found that it takes")
+    raise NotFusedError("no map was found that it takes")
 
 
 def _takes(module: nn.Module, shapes: Shapes, which: int) -> bool:
@@ -96,12 +96,14 @@ def _takes(module: nn.Module, shapes: Shapes, which: int) -> bool:
     except Exception:  # whatever a user's forward raises for the wrong shape
         return False
     if not all(map(torch.equal, given, before)):
-        raise Left("changes its input in place")
+        raise NotFusedError("changes its input in place")
     return True
 
 
 def candidates(module: nn.Module) -> list[int]:
-    """Numbers of channels to try: what layers say that they take, any size of a parameter, 8."""
+    """Numbers of channels to try: what layers say that they take, any size of a parameter, 8, and
+    so many for each of the groups or halves that the module has numbers for.
+    """
     found: dict[int, None] = {}
     for m in module.modules():
         for name in ("in_channels", "in_features", "num_features", "num_channels"):
@@ -109,5 +111,7 @@ def candidates(module: nn.Module) -> list[int]:
                 found[getattr(m, name)] = None
     for p in module.parameters():
         found |= dict.fromkeys(p.shape)
-    sizes = [c for c in found if c > 1]
-    return [*sizes[:16], 8]
+    sizes = [c for c in found if c > 1][:16]
+    counts = {v for v in module.__dict__.values() if isinstance(v, int) and v > 1}
+    parts = [size * k * count for size in sizes for count in counts for k in (1, 2)]
+    return [*sizes, 8, *parts[:16]]

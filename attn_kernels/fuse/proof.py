@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 from .find import Found
 from .probe import own_randomness
 from .rewritten import put, rewritten_of
-from .trace import Left, first_line
+from .trace import NotFusedError, first_line
 
 Outcome = dict[str, torch.Tensor]
 
 
 def prove(found: Found) -> None:
-    """Raises `Left` unless the program computes what the module does."""
+    """Raises `NotFusedError` unless the program computes what the module does."""
     new = copy.deepcopy(found.specimen)
     put(new, found.program)
     for training in (True, False):
@@ -31,7 +31,7 @@ def prove(found: Found) -> None:
                         outcomes.append(outcome(twin, given))
                     except Exception as error:
                         who = "our" if rewritten_of(twin) is not None else "its own"
-                        raise Left(f"{who} forward fails: {first_line(error)}") from error
+                        raise NotFusedError(f"{who} forward fails: {first_line(error)}") from error
             compare(*outcomes, "training" if training else "evaluation")
 
 
@@ -56,11 +56,11 @@ def outcome(module: nn.Module, given: list[torch.Tensor]) -> Outcome:
 def compare(old: Outcome, new: Outcome, mode: str) -> None:
     if old.keys() != new.keys():
         differing = ", ".join(sorted(old.keys() ^ new.keys()))
-        raise Left(f"not equal in {mode}: only one of old and new has {differing}")
+        raise NotFusedError(f"not equal in {mode}: only one of old and new has {differing}")
     largest = max(_largest(t) for t in old.values())
     for name, expected in old.items():
         if not _close(new[name], expected, largest):
-            raise Left(f"not equal in {mode}: {name}")
+            raise NotFusedError(f"not equal in {mode}: {name}")
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor, largest: float) -> bool:

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from . import graph as g
 from .probe import BATCH
-from .trace import Left
+from .trace import NotFusedError
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Site:
         """What only the product uses can go with it."""
         own = {*nodes, *self.expansions, self.product}
         if any(user not in own for node in nodes for user in node.users):
-            raise Left("its factor is used elsewhere, too")
+            raise NotFusedError("its factor is used elsewhere, too")
 
     def replace(self, node: fx.Node) -> fx.Node:
         self.product.replace_all_uses_with(node)

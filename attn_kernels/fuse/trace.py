@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class Left(Exception):
+class NotFusedError(Exception):
     """A module is left alone; the message says why."""
 
 
@@ -64,7 +64,9 @@ class GateTracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _mode() != self.mode:
-            raise Left("computes under no_grad, autocast or the like, which a trace does not keep")
+            raise NotFusedError(
+                "computes under no_grad, autocast or the like, which a trace does not keep"
+            )
         return super().create_node(*args, **kwargs)
 
 
@@ -78,10 +80,10 @@ def required_arguments(forward: Any) -> list[str]:
     first, *parameters = inspect.signature(forward).parameters.values()
     kinds = {p.kind for p in (first, *parameters)}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        raise Left("its forward takes *args")
+        raise NotFusedError("its forward takes *args")
     required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if any(p.kind is p.KEYWORD_ONLY for p in required):
-        raise Left("its forward needs a keyword")
+        raise NotFusedError("its forward needs a keyword")
     return [p.name for p in required]
 
 
@@ -91,10 +93,10 @@ def traced(module: nn.Module, through: Collection[str] = ()) -> fx.Graph:
     try:
         with unchanged(inside):
             return without_unused_items(GateTracer(through).trace(module))
-    except Left:
+    except NotFusedError:
         raise
     except Exception as error:  # whatever a user's forward does with a proxy
-        raise Left(f"cannot be traced: {first_line(error)}") from error
+        raise NotFusedError(f"cannot be traced: {first_line(error)}") from error
 
 
 def without_unused_items(graph: fx.Graph) -> fx.Graph:
@@ -117,7 +119,7 @@ def unchanged(modules: list[nn.Module]) -> Iterator[None]:
             module.__dict__.clear()
             module.__dict__.update(attributes)
     if before != after:
-        raise Left("its forward keeps something in the module")
+        raise NotFusedError("its forward keeps something in the module")
 
 
 def _contents(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The gates that `fuse` knows.
 
 A pattern is a function of a `Site`: it returns a `Match`, or None where the product is nothing of
-its kind, and raises `Left` with the reason where it is but cannot be fused. They are asked in order.
+its kind, and raises `NotFusedError` with the reason where it is but cannot be fused. They are asked
+in this order.
 """
 
 from collections.abc import Callable

@@ -28,9 +28,7 @@ def match_mlp(site: Site) -> Match | None:
 
     def write(rewriting: Rewriting) -> fx.Node:
         read = [rewriting.layer(site.product, n.target) for n in layers]
-        gate = rewriting.call(
-            site.product, runtime.gam_channel_gate, site.x, *read, activation
-        )
+        gate = rewriting.call(site.product, runtime.gam_channel_gate, site.x, *read, activation)
         return site.replace(gate)
 
     return Match("GAM channel gate", 16, write)

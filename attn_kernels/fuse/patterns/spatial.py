@@ -13,7 +13,7 @@ from ...nn.spatial_attention import conv_obstacle
 from .. import graph as g
 from .. import runtime
 from ..site import Match, Rewriting, Site, cuts, fixed
-from ..trace import Left
+from ..trace import NotFusedError
 
 NAME = "spatial gate"
 POOLS = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1)}
@@ -44,9 +44,7 @@ def match(site: Site) -> Match | None:
         conv, norm, max_first = fused
         layers = [n if n is None else rewriting.layer(site.product, n.target) for n in (conv, norm)]
         if squeezed is None:
-            gate = rewriting.call(
-                site.product, runtime.spatial_gate, site.x, *layers, max_first
-            )
+            gate = rewriting.call(site.product, runtime.spatial_gate, site.x, *layers, max_first)
             return site.replace(gate)
         gate = rewriting.call(site.product, runtime.cbam, *squeezed.args, *layers, max_first)
         site.replace(gate)
@@ -65,7 +63,7 @@ def _name(site: Site, node: fx.Node, values: g.Values) -> str:
             found.reshape(n, h, w), expected, rtol=1e-10, atol=1e-12
         ):
             return name
-    raise Left("pools channels by something that is no mean or maximum of all of them")
+    raise NotFusedError("pools channels by something that is no mean or maximum of all of them")
 
 
 def _layers(

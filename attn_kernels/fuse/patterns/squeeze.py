@@ -7,8 +7,9 @@ from torch import fx
 
 from ... import functional
 from .. import graph as g
+from ..probe import BATCH
 from ..site import Match, Rewriting, Site, cuts, fixed
-from ..trace import Left
+from ..trace import NotFusedError
 
 NAME = "channel gate"
 SPATIAL = (2, 3)
@@ -36,7 +37,7 @@ def match(site: Site) -> Match | None:
     if site.factor not in free:
         return None
     if values[0][site.factor].dtype != torch.float64:
-        raise Left("computes its factor in a dtype of its own")
+        raise NotFusedError("computes its factor in a dtype of its own")
     pooled = {node: _name(site, node, values) for node in cuts(site, free, values[0])}
     mixed, given = _mix(site, pooled, values[0])
     site.check_private(mixed)
@@ -49,9 +50,7 @@ def match(site: Site) -> Match | None:
         layouts = {node: _layout(values[0][node]) for node in pooled}
         graph = _mix_graph(site, mixed, given, pooled, names, layouts)
         mix = rewriting.mix(graph, given, site.product)
-        gate = rewriting.call(
-            site.product, functional.squeeze_gate, site.x, mix, tuple(names)
-        )
+        gate = rewriting.call(site.product, functional.squeeze_gate, site.x, mix, tuple(names))
         return site.replace(gate)
 
     return Match(f"{NAME} by {' and '.join(names)}", 6, write, spreads)
@@ -64,7 +63,9 @@ def _name(site: Site, node: fx.Node, values: tuple[g.Values, ...]) -> str:
         if all(_same(v[node], e) for v, e in zip(values, expected, strict=True)):
             _layout(values[0][node])
             return name
-    raise Left("pools by something that is no mean, variance, maximum or minimum of whole maps")
+    raise NotFusedError(
+        "pools by something that is no mean, variance, maximum or minimum of whole maps"
+    )
 
 
 def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -74,12 +75,12 @@ def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _layout(value: torch.Tensor) -> tuple[object, ...] | None:
-    n, c, *_ = shape = tuple(value.shape)
+    shape = tuple(value.shape)
     for letters, call in LAYOUTS.items():
-        sizes = {"N": shape[0], "C": value.numel() // max(n, 1), "1": 1}
+        sizes = {"N": BATCH, "C": value.numel() // BATCH, "1": 1}
         if shape == tuple(sizes[letter] for letter in letters):
             return call
-    raise Left(f"holds a statistic in a shape that is not known: {list(shape)}")
+    raise NotFusedError(f"holds a statistic in a shape that is not known: {list(shape)}")
 
 
 def _mix(
