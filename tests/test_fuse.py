@@ -365,6 +365,13 @@ def test_report():
     assert str(ak.fuse(nn.ReLU())).endswith("0 gates fused")
 
 
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_around_it(block):
+    with block(), torch.device("meta"):
+        report = ak.fuse(pasted.ChannelGate(C).to_empty(device="cpu"))
+    assert report.fused == 1
+
+
 def test_only_modules():
     with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got list"):
         ak.fuse([])

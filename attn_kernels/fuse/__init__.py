@@ -17,6 +17,7 @@ such attributes (`unfuse`, then `fuse`).
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from .find import Found, find
@@ -57,9 +58,10 @@ def fuse(model: nn.Module, *, verify: bool = True, first_max: bool = False) -> R
     rows: dict[str, Row] = {}
     programs: dict[str, Found] = {}
     inside = _inside_fused(model)
-    for path, module in reversed(list(model.named_modules())):  # children come before their parent
-        if path not in inside and _is_candidate(module):
-            _consider(path, module, rows, programs, verify, first_max)
+    with torch.inference_mode(False), torch.enable_grad():
+        for path, module in reversed(list(model.named_modules())):  # children before their parent
+            if path not in inside and _is_candidate(module):
+                _consider(path, module, rows, programs, verify, first_max)
     for path, found in programs.items():
         put(model.get_submodule(path), found.program)
     return Report([rows[path] for path, _ in model.named_modules() if path in rows])

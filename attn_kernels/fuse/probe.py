@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,9 +43,11 @@ class Shapes:
 
     def random(self, which: int) -> list[torch.Tensor]:
         h, w = self.sizes[which]
-        return [
-            torch.randn(BATCH, self.channels, h, w, dtype=torch.float64) for _ in range(self.inputs)
-        ]
+        return [random_map(BATCH, self.channels, h, w) for _ in range(self.inputs)]
+
+
+def random_map(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, device="cpu")
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def specimen(module: nn.Module) -> nn.Module:
     block begins with them) would prove nothing.
     """
     hooks = [getattr(m, name, None) for m in module.modules() for name in HOOKS]
-    memo = {id(hook): OrderedDict() for hook in hooks if hook is not None}
+    memo: dict[int, Any] = {id(hook): OrderedDict() for hook in hooks if hook is not None}
     try:
         double = copy.deepcopy(module, memo).to("cpu", torch.float64)
     except Exception as error:

@@ -32,14 +32,15 @@ def prove(found: Found) -> None:
                     except Exception as error:
                         who = "our" if rewritten_of(twin) is not None else "its own"
                         raise NotFusedError(f"{who} forward fails: {first_line(error)}") from error
-            compare(*outcomes, "training" if training else "evaluation")
+            old, by_program = outcomes
+            compare(old, by_program, "training" if training else "evaluation")
 
 
 def outcome(module: nn.Module, given: list[torch.Tensor]) -> Outcome:
     """Everything that a step with this module gives."""
     leaves = [x.requires_grad_() for x in given]
     found: Outcome = {}
-    loss = torch.zeros((), dtype=torch.float64)
+    loss = torch.zeros((), dtype=torch.float64, device="cpu")
     for i, y in enumerate(tree_leaves(module(*leaves))):
         if isinstance(y, torch.Tensor):
             found[f"output {i}"] = y.detach()

@@ -65,11 +65,10 @@ def gam_channel_gate(x: torch.Tensor, first: Any, second: Any, activation: str) 
     plain = all(obstacle(layer, nn.Linear) is None for layer in (first, second))
     if not plain:
         return called_channel_gate(x, lambda t: second(torch.relu(first(t))), activation)
-    parameters = (parameter(layer, name) for layer in (first, second) for name in LINEAR)
-    return functional.gam_channel_gate(x, *parameters, activation)
-
-
-LINEAR = ("weight", "bias")
+    w1, b1, w2, b2 = (
+        parameter(layer, name) for layer in (first, second) for name in ("weight", "bias")
+    )
+    return functional.gam_channel_gate(x, w1, b1, w2, b2, activation)
 
 
 def norm_gate(x: torch.Tensor, a: torch.Tensor, norm: Any) -> torch.Tensor:

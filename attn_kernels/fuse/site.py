@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from . import graph as g
-from .probe import BATCH
+from .probe import BATCH, random_map
 from .trace import NotFusedError
 
 
@@ -79,8 +79,8 @@ class Site:
     def evaluated(self, which: int = 0, channels: int | None = None) -> g.Values:
         """Values of x, random, and of everything between it and the factor."""
         _, c, h, w = self.runs[which][self.x].shape
-        shape = BATCH, c if channels is None else channels, h, w
-        return self.evaluated_on(torch.randn(shape, dtype=torch.float64), which)
+        x = random_map(BATCH, c if channels is None else channels, h, w)
+        return self.evaluated_on(x, which)
 
     def evaluated_on(self, x: torch.Tensor, which: int = 0) -> g.Values:
         return g.run(self.inside, self.root, {**self.runs[which], self.x: x})
@@ -88,14 +88,14 @@ class Site:
     def spreads(self, node: fx.Node, dim: int | tuple[int, int]) -> bool:
         """Whether an extremum over dims gives equal values anything but all to the first."""
         with torch.enable_grad():
-            x = torch.zeros(self.shape, dtype=torch.float64, requires_grad=True)
+            x = torch.zeros(self.shape, dtype=torch.float64, device="cpu", requires_grad=True)
             value = self.evaluated_on(x)[node]
             (gradient,) = torch.autograd.grad(value.sum(), x)
         dims = (dim,) if isinstance(dim, int) else dim
         first = gradient
         for d in dims:
             first = first.narrow(d, 0, 1)
-        return bool((first != 1).any()) or gradient.sum() != first.sum()
+        return bool((first != 1).any() or gradient.sum() != first.sum())
 
     def check_private(self, nodes: list[fx.Node]) -> None:
         """What only the product uses can go with it."""

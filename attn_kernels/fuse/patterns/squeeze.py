@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -74,7 +76,7 @@ def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
     )
 
 
-def _layout(value: torch.Tensor) -> tuple[object, ...] | None:
+def _layout(value: torch.Tensor) -> tuple[Any, ...] | None:
     shape = tuple(value.shape)
     for letters, call in LAYOUTS.items():
         sizes = {"N": BATCH, "C": value.numel() // BATCH, "1": 1}
@@ -87,7 +89,8 @@ def _mix(
     site: Site, pooled: dict[fx.Node, str], values: g.Values
 ) -> tuple[list[fx.Node], list[fx.Node]]:
     """Nodes from the statistics to the factor, and what else these read."""
-    inside, mixed, given = set(site.inside), set(), {}
+    inside, mixed = set(site.inside), set()
+    given: dict[fx.Node, None] = {}
     stack = [site.factor]
     while stack:
         node = stack.pop()
@@ -107,7 +110,7 @@ def _mix_graph(
     given: list[fx.Node],
     pooled: dict[fx.Node, str],
     names: list[str],
-    layouts: dict[fx.Node, tuple[object, ...] | None],
+    layouts: dict[fx.Node, tuple[Any, ...] | None],
 ) -> fx.Graph:
     """The mix as a graph of its own: from what is given and the statistics to the factor."""
     graph = fx.Graph()
