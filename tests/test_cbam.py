@@ -216,6 +216,7 @@ def test_copies_traces_and_inference():
     with torch.inference_mode():
         y = ours(x)
     traced = torch.fx.symbolic_trace(ours)
+    assert str(traced.graph).count("functional.squeeze") == 1
     exported = torch.export.export(ours, (x,)).module()
     for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), exported):
         assert torch.equal(other(x), y)

@@ -335,6 +335,8 @@ def test_exported(gate, training):
     with torch.no_grad():
         state = copy.deepcopy(ours.state_dict())
         exported = torch.export.export(copy.deepcopy(ours), (z, residual)).module()
+    gate_op = "spatial_gate" if gate == "CBAM" else "affine_gate"
+    assert f"attn_kernels.{gate_op}.default" in str(exported.graph)
     exported.load_state_dict(state)
     torch.testing.assert_close(
         trained(exported, z, residual, dy)[:3], trained(eager, z, residual, dy)[:3]

@@ -2,14 +2,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import has_torch_function
 
 from .. import functional
 from ..checks import check_feature_map
 from ..functional.operands import product_dtype
 from ..functional.squeeze_mix_gate import Statistics, View, squeeze_mix_gate
 from .channel_attention import ChannelAttention
-from .children import obstacle, unfused
+from .children import is_traced, obstacle, unfused
 from .spatial_attention import SpatialAttention, conv_obstacle, stencil
 
 
@@ -47,8 +46,9 @@ class CBAM(nn.Module):
             x1 = x * ca(x)
             return x1 * sa(x1)
         weight_and_bias = stencil(sa.conv)
-        if has_torch_function((x,)):  # the proxies of torch.fx
-            scale = ca.mix(*(functional.squeeze(x, ca.squeeze)[i] for i in range(2)))
+        if is_traced(x):
+            statistics = functional.squeeze(x, ca.squeeze)
+            scale = ca.mix(statistics[0], statistics[1])
             return functional.spatial_gate(x, *weight_and_bias, scale=scale.flatten(1))
         check_feature_map("x", x)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -52,6 +53,11 @@ def parameter(module: nn.Module, name: str) -> Any:
     """
     own = module._parameters
     return own[name] if name in own else getattr(module, name)
+
+
+def is_traced(*tensors: object) -> bool:
+    """Whether `torch.fx` passes its proxies through; to `torch.export` all are tensors."""
+    return any(isinstance(t, Proxy) for t in tensors)
 
 
 def unfused(**obstacles: str | None) -> str:

@@ -4,11 +4,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import has_torch_function
 
 from .. import functional
 from ..checks import check_bool, check_int, check_one_of
-from .children import obstacle, parameter, unfused
+from .children import is_traced, obstacle, parameter, unfused
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 ACTIVATIONS: dict[str, Function] = {"relu": F.relu, "silu": F.silu}
@@ -104,7 +103,7 @@ def pointwise(conv: Any, v: torch.Tensor) -> torch.Tensor:
     """conv(v) of one pixel, (N, C, 1, 1): of a plain layer the matrix product that it is, which on
     the CPU takes a third of the time.
     """
-    if has_torch_function((v,)) or pointwise_obstacle(conv) is not None:
+    if is_traced(v) or pointwise_obstacle(conv) is not None:
         return conv(v)
     weight, bias = parameter(conv, "weight"), parameter(conv, "bias")
     return F.linear(v.flatten(1), weight.flatten(1), bias)[..., None, None]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import has_torch_function
 
 from ..checks import EPILOGUES, check_feature_map, check_one_of, check_operand
 from ..functional.operands import product_dtype
@@ -19,7 +18,7 @@ from ..reference.squeeze import STATISTICS
 from . import batch_norm
 from .cbam import CBAM, cbam_obstacle
 from .channel_se import ChannelSE
-from .children import obstacle, parameter, unfused
+from .children import is_traced, obstacle, parameter, unfused
 from .efficient_channel_attention import EfficientChannelAttention
 from .gsop import GSoP
 from .spatial_attention import conv_obstacle, stencil
@@ -71,7 +70,7 @@ class Tail(nn.Module):
 
     def forward(self, z: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         norm, gate = self._children()
-        if has_torch_function((z, residual)):  # the proxies of torch.fx
+        if is_traced(z, residual):
             return self._called(z, residual)
         check_feature_map("z", z)
         if residual is not None:
