@@ -17,7 +17,7 @@ import train_images
 ROOT = Path(__file__).parent.parent
 STEPS = 22  # of an epoch of digits
 TINY = ["--epochs", "1", "--size", "8", "--checkpoint-every", "3"]
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def start(folder, *launcher):
