@@ -250,7 +250,7 @@ def launches(module, op, shape):
 @pytest.mark.parametrize("shape", SIZES + EXTREMES, ids=str)
 def test_launches_fit_every_gpu(module, op, shape):
     for *_, kernel, blocks, threads, shared_bytes in launches(module, op, shape):
-        assert 1 <= threads <= (512 if kernel.startswith("excite") else 256), kernel
+        assert 1 <= threads <= 256, kernel
         assert 0 <= shared_bytes <= 48 * 1024, kernel
         assert 0 <= blocks < 2**31, kernel
 

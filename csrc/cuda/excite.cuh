@@ -9,7 +9,6 @@
 
 namespace attn_kernels {
 
-constexpr int kExciteThreads = 512;
 constexpr int kUnits = 8;  // that a thread sums at once: so many loads in flight
 
 // Means that are still in parts: the sum of part p of (image, channel) i, at parts[(p * N * C + i)
@@ -93,7 +92,7 @@ __device__ __forceinline__ void excite_scale(const ExciteArguments<Real>& a, int
 
 // A block for each image.
 template <class Real>
-__global__ void __launch_bounds__(kExciteThreads, 1) excite_kernel(ExciteArguments<Real> a) {
+__global__ void __launch_bounds__(kThreads, 1) excite_kernel(ExciteArguments<Real> a) {
   const int64_t image = blockIdx.x;
   if (a.parts.count > 0) {
     for (int c = threadIdx.x; c < a.c; c += blockDim.x) {
@@ -114,7 +113,7 @@ __global__ void __launch_bounds__(kExciteThreads, 1) excite_kernel(ExciteArgumen
 
 // Where weights are many, several blocks for each image and layer: `units` of them each.
 template <class Real, bool kSecond>
-__global__ void __launch_bounds__(kExciteThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     excite_layer_kernel(ExciteArguments<Real> a, int units) {
   const int all = kSecond ? a.c : a.r, chunks = (all + units - 1) / units;
   const int first = blockIdx.x % chunks * units;
@@ -145,9 +144,9 @@ constexpr int kExciteLanes = 32;  // neighbouring hidden units
 // d_scale -> d_hidden. A block has an image and kExciteLanes hidden units; slots share out
 // channels.
 template <class Real>
-__global__ void __launch_bounds__(kExciteThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     excite_hidden_gradient_kernel(ExciteGradientArguments<Real> a) {
-  constexpr int kSlots = kExciteThreads / kExciteLanes;
+  constexpr int kSlots = kThreads / kExciteLanes;
   const int chunks = (a.r + kExciteLanes - 1) / kExciteLanes;
   const int64_t image = blockIdx.x / chunks;
   const int lane = threadIdx.x % kExciteLanes, slot = threadIdx.x / kExciteLanes;

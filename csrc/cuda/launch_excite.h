@@ -17,8 +17,8 @@ inline int excite_lanes(int length) {
 }
 
 template <class Real>
-int64_t excite_bytes(int threads, int lanes) {
-  return threads / lanes * kUnits * (lanes + 1) * static_cast<int64_t>(sizeof(Real));
+int64_t excite_bytes(int lanes) {
+  return kThreads / lanes * kUnits * (lanes + 1) * static_cast<int64_t>(sizeof(Real));
 }
 
 // mean -> hidden, scale.
@@ -26,16 +26,15 @@ template <class Real, class Launch>
 void excite(const Launch& launch, ExciteArguments<Real> of) {
   of.lanes1 = excite_lanes(of.c);
   of.lanes2 = excite_lanes(of.r);
-  const int threads = sizeof(Real) == 8 ? kExciteThreads / 2 : kExciteThreads;
-  const int64_t bytes1 = excite_bytes<Real>(threads, of.lanes1);
-  const int64_t bytes2 = excite_bytes<Real>(threads, of.lanes2);
+  const int64_t bytes1 = excite_bytes<Real>(of.lanes1);
+  const int64_t bytes2 = excite_bytes<Real>(of.lanes2);
   if (int64_t{of.c} * of.r <= kExciteWeights) {
-    return launch(excite_kernel<Real>, of.n, threads, std::max(bytes1, bytes2), of);
+    return launch(excite_kernel<Real>, of.n, kThreads, std::max(bytes1, bytes2), of);
   }
-  const int units1 = threads / of.lanes1 * kUnits, units2 = threads / of.lanes2 * kUnits;
-  launch(excite_layer_kernel<Real, false>, of.n * ceil_div(of.r, units1), threads, bytes1, of,
+  const int units1 = kThreads / of.lanes1 * kUnits, units2 = kThreads / of.lanes2 * kUnits;
+  launch(excite_layer_kernel<Real, false>, of.n * ceil_div(of.r, units1), kThreads, bytes1, of,
          units1);
-  launch(excite_layer_kernel<Real, true>, of.n * ceil_div(of.c, units2), threads, bytes2, of,
+  launch(excite_layer_kernel<Real, true>, of.n * ceil_div(of.c, units2), kThreads, bytes2, of,
          units2);
 }
 
@@ -54,7 +53,8 @@ void squeeze_excite(const Launch& launch, const Shape& shape, bool channels_last
   using Real = Acc<T>;
   const Statistics<Real> to{of.excite.mean, nullptr, nullptr, nullptr, nullptr, nullptr};
   const bool fold = shape.c * int64_t{of.excite.r} > kExciteWeights;
-  const PlaneParts parts = squeeze<T>(launch, shape, channels_last, of.x, of.partial, to, fold);
+  const PlaneParts parts =
+      squeeze<T, true>(launch, shape, channels_last, of.x, of.partial, to, fold);
   of.excite.parts = {static_cast<const Real*>(of.partial), parts.count,
                      static_cast<int>(parts.stat_bytes / sizeof(Real)),
                      static_cast<Real>(shape.hw)};
@@ -81,8 +81,8 @@ void squeeze_excite_backward(const Launch& launch, const Shape& shape, bool chan
   ExciteGradientArguments<Real>& excite = of.excite;
   excite.d_scale = of.d_scale;
   excite.share = Real(1) / static_cast<Real>(shape.hw);
-  launch(excite_hidden_gradient_kernel<Real>, excite.n * ceil_div(excite.r, kExciteLanes),
-         kExciteThreads, kExciteThreads * sizeof(Real), excite);
+  launch(excite_hidden_gradient_kernel<Real>, excite.n * ceil_div(excite.r, kExciteLanes), kThreads,
+         kThreads * sizeof(Real), excite);
   const int64_t elements =
       excite.n * excite.c + 2 * int64_t{excite.c} * excite.r + excite.c + excite.r;
   launch(excite_gradient_kernel<Real>, ceil_div(elements, kThreads), kThreads, 0, excite);

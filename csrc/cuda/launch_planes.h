@@ -68,8 +68,8 @@ int64_t squeeze_bytes(const Shape& shape, bool channels_last) {
 }
 
 // x -> what `to` has a place for. partial: squeeze_bytes() of workspace. Without `fold` parts of
-// planes are left there.
-template <class T, class Launch>
+// planes are left there. kMeanAlone: nothing else is ever asked for.
+template <class T, bool kMeanAlone = false, class Launch>
 PlaneParts squeeze(const Launch& launch, const Shape& shape, bool channels_last, const T* x,
                    void* partial, const Statistics<Acc<T>>& to, bool fold = true) {
   PlaneParts parts;
@@ -82,7 +82,9 @@ PlaneParts squeeze(const Launch& launch, const Shape& shape, bool channels_last,
       parts = reduce_planes<kChannelsLast, V, decltype(straddles)::value>(launch, op,
                                                                           kSqueezeBytes<T>, fold);
     };
-    if constexpr (V * sizeof(T) < 8 || sizeof(T) == 8) {
+    if constexpr (kMeanAlone) {
+      run(Bool<false>(), Bool<false>());
+    } else if constexpr (V * sizeof(T) < 8 || sizeof(T) == 8) {
       run(Bool<true>(), Bool<true>());  // rare: a kernel each is enough
     } else {
       const bool has_extremes = to.max != nullptr || to.min != nullptr;
