@@ -10,6 +10,7 @@ from torch import nn
 import attn_kernels as ak
 
 UNKNOWN = "a gate of a kind that is not known"
+KINKS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
 # Random depth and dropout draw other numbers in float64 than in float32.
 CHANCES = ("p", "drop_prob")
 
@@ -63,9 +64,24 @@ def test_float64(pair, training):
         assert error(ours, truth) < 1e-9
 
 
+def smooth(model):
+    """The model without kinks: whether rounding takes a value over one is chance, and one such
+    value changes the gradients by 1e-3 (as unfused ones differ from themselves in channels_last).
+    """
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, KINKS):
+                setattr(module, name, nn.SiLU())
+    return model
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_float32_is_as_near_to_float64_as_unfused(pair, training):
-    _, _, model, fused, x = pair
+    peer, report, model, _, x = pair
+    model = smooth(model)
+    fused = copy.deepcopy(model)
+    assert ak.fuse(fused, first_max=peer.first_max).gates == report.gates
     truth = step(model, x, training)
     found = [step(copy.deepcopy(m).float(), x.float(), training) for m in (fused, model)]
     for ours, plain, expected in zip(*found, truth, strict=True):
