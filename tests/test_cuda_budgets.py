@@ -131,11 +131,25 @@ LIMITS = {
 @pytest.mark.parametrize("kernel", LIMITS)
 def test_streams_are_what_they_should_be(kernel):
     loads, instructions = LIMITS[kernel]
-    loops = [r for r in table.read() if r.kernel == kernel and r.architecture == "sm_90"]
+    here = (kernel, "sm_90", "global")
+    loops = [r for r in table.read() if (r.kernel, r.architecture, r.memory) == here]
     stream = max(loops, key=lambda row: (row.load_bytes, row.loads))
     assert stream.load_bytes == 16
     assert stream.in_flight >= loads
     assert stream.per_16_bytes <= instructions
+
+
+def test_the_weight_gradient_takes_few_instructions():
+    """Of a warp, for each pixel: a round of the loop is 4 pixels of one of 14 (plane, ky)."""
+    loops = [
+        row
+        for row in table.read()
+        if (row.kernel, row.architecture, row.memory)
+        == ("weight_kernel<7, float>", "sm_90", "shared")
+    ]
+    whole_quads = min(loops, key=lambda row: row.per_16_bytes * row.loads)
+    instructions = whole_quads.per_16_bytes * whole_quads.loads
+    assert instructions / 4 * 14 / 32 <= 8
 
 
 def test_every_kernel_of_wide_vectors_has_a_burst():
@@ -145,7 +159,7 @@ def test_every_kernel_of_wide_vectors_has_a_burst():
     )
     widest = {}
     for row in table.read():
-        if through_x.match(row.kernel) and row.load_bytes == 16:
+        if through_x.match(row.kernel) and row.memory == "global" and row.load_bytes == 16:
             key = (row.kernel, row.architecture)
             widest[key] = max(widest.get(key, 0), row.in_flight)
     assert widest

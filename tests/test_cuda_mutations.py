@@ -108,15 +108,17 @@ MUTATIONS = [
     Mutation(
         "pool: d_max to a slot's last tie", POOL, "<<value >= stat.value>> ||", "value > stat.value"
     ),
-    Mutation("one slot's pixels", REDUCE, "partial < <<partials>>; ++partial", "1"),
-    Mutation("one chunk's channels", REDUCE, "chunk < <<op.tiling.chunks>>; ++chunk", "1"),
+    Mutation("one slot's pixels", REDUCE, "partial < <<end>>; partial += step", "first"),
+    Mutation("one chunk's channels", REDUCE, "first < <<chunks>>; first += kBurst", "1"),
+    Mutation("a chunk twice", REDUCE, "if (<<first + u < chunks>>) total", "true"),
     Mutation(
         "no place for a vector that begins before its tile",
         REDUCE,
         "j + <<elements_astray<V>(op.shape, op.tiling, partial)>>",
         "0",
     ),
-    Mutation("weight not turned around", STENCIL, "<<turned>> ? k * k - 1 - t : t", "false"),
+    Mutation("weight not turned around", STENCIL, "<<turned>> ? turned_tap : tap", "false"),
+    Mutation("taps of a quad's first part", STENCIL, "part < <<tiling.parts>>; ++part", "1"),
     Mutation("a bias for all groups", STENCIL, "a.bias[<<group>>]", "0"),
     Mutation(
         "weights of the first group",

@@ -106,7 +106,7 @@ def streaming_row(
         row
         for row in rows
         if row.architecture == machine.architecture
-        and row.load_bytes == 16
+        and (row.memory, row.load_bytes) == ("global", 16)
         and row.kernel.startswith(f"{kernel}<")
         and re.search(rf"<{BUDGET_NAMES[dtype]}\b", row.kernel)
         and (kernel != "reduce_kernel" or reduction in row.kernel)

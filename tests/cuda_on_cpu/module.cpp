@@ -77,6 +77,9 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   Real* real = reinterpret_cast<Real*>(std::uintptr_t{64});
   const Real* scale = view ? real : nullptr;
   auto* places = reinterpret_cast<std::int64_t*>(real);
+  const attn_kernels::SpatialGradient<T> gradient{
+      x,    {k, 1, real, real}, real, real, scale, scale, real, real, real, real, nullptr, x, real,
+      real, {real, real, real}};
   Geometry launches;
   const Recorder launch{&launches, machine};
   const attn_kernels::Convolution<Real> conv{k, 1, real, real};
@@ -93,15 +96,12 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   } else if (op == "spatial_gate_backward") {
     T* y = view ? x : nullptr;
     attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last,
-                                           {x, x, y, conv, real, real, scale, scale, real, real,
-                                            real, real, nullptr, y, x, real, real, grads, nullptr});
+                                           {gradient, x, y, y, nullptr});
   } else if (op == "spatial_attention") {
     attn_kernels::spatial_attention<T>(launch, shape, channels_last,
                                        {x, conv, scale, scale, real, real, real});
   } else if (op == "spatial_attention_backward") {
-    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last,
-                                                {x, conv, real, real, real, scale, scale, real,
-                                                 real, real, real, nullptr, x, real, real, grads});
+    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last, gradient, real);
   } else if (op == "squeeze") {
     attn_kernels::squeeze<T>(launch, shape, channels_last, x, real,
                              {real, real, view ? real : nullptr, nullptr, places, nullptr});
