@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import has_torch_function
 
 from .. import functional
+from ..functional.operands import product_dtype
 from ..functional.squeeze_gate import Mix
+from ..functional.squeeze_mix_gate import Statistics, View, squeeze_mix_gate
 from ..nn.batch_norm import batch_norm_affine, norm_obstacle
 from ..nn.children import obstacle, parameter
 from ..nn.gam import called_channel_gate
@@ -39,8 +42,15 @@ def cbam(
     if weights is None:
         between = functional.squeeze_gate(x, mix, statistics)
         return spatial_gate(between, conv, norm, max_first)
-    scale = mix(*functional.squeeze(x, statistics)).flatten(1).expand(x.shape[:2])
-    return functional.spatial_gate(x, *weights, scale=scale)
+    if has_torch_function((x,)):  # the proxies of torch.fx
+        scale = mix(*functional.squeeze(x, statistics)).flatten(1).expand(x.shape[:2])
+        return functional.spatial_gate(x, *weights, scale=scale)
+
+    def view(found: Statistics) -> View:
+        scale = mix(*(found[name].to(x.dtype)[..., None, None] for name in statistics))
+        return View(scale, None, product_dtype(x, scale))
+
+    return squeeze_mix_gate(x, statistics, view, weights)
 
 
 def stencil(x: torch.Tensor, conv: Any, norm: Any, max_first: bool) -> Stencil | None:
