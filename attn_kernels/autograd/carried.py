@@ -11,6 +11,8 @@ token to many gates, and would sum up what they hand back: there the gate gives 
 as do the formulas that forward mode goes through.
 """
 
+from dataclasses import dataclass
+
 from .. import ops
 from ..reference.affine_gate import forward as gate_formula
 from ..reference.squeeze import forward as squeeze_formula
@@ -41,12 +43,17 @@ class AffineGateCarried(AffineGate):
         return None, d_scale, d_shift, d_residual, None, *carried
 
 
-class WithoutToken(Fold):
-    """The fold of the gate alone."""
+@dataclass(frozen=True)
+class WithoutToken:
+    """The fold of the gate alone, which has so many arguments."""
+
+    gate: str
+    arguments: int
+    fold: Fold
 
     def rule(self, op, formula):
-        alone = super().rule(ops.affine_gate, formula)
-        return lambda info, in_dims, *args: alone(info, in_dims[:5], *args[:5])
+        alone, count = self.fold.rule(getattr(ops, self.gate), formula), self.arguments
+        return lambda info, in_dims, *args: alone(info, in_dims[:count], *args[:count])
 
 
 squeeze_carried = differentiable(
@@ -61,5 +68,5 @@ affine_gate_carried = differentiable(
     lambda x, scale, shift, residual, activation, token, carrier: gate_formula(
         x, scale, shift, residual, activation
     ),
-    WithoutToken(maps=GATE_FOLD.maps, statistics=GATE_FOLD.statistics),
+    WithoutToken("affine_gate", 5, GATE_FOLD),
 )

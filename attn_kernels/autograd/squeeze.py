@@ -38,6 +38,14 @@ def final_pass(ctx, d_statistics, dr=None, scale=None):
         return None
     x, mean, argmax, argmin = saved_by(ctx, maps=1)
     d_mean, d_var, d_max, d_min = d_statistics
+    factors = scale, *of_moments(x, mean, d_mean, d_var)
+    extremes = (None if d_max is None else argmax, d_max, None if d_min is None else argmin, d_min)
+    operands = (t if t is None else t.contiguous() for t in (*factors, *extremes))
+    return squeeze_backward(dr, x, *operands)
+
+
+def of_moments(x, mean, d_mean, d_var):
+    """slope and offset: what the gradients of mean and variance add to dx."""
     pixels = x.shape[2] * x.shape[3]
     slope, offset = None, None if d_mean is None else d_mean / pixels
     if d_var is not None:
@@ -45,10 +53,7 @@ def final_pass(ctx, d_statistics, dr=None, scale=None):
             mean = squeeze(x, MEAN)[0]
         slope = d_var * (2 / pixels)
         offset = -slope * mean if offset is None else offset - slope * mean
-    factors = scale, slope, offset
-    extremes = (None if d_max is None else argmax, d_max, None if d_min is None else argmin, d_min)
-    operands = (t if t is None else t.contiguous() for t in (*factors, *extremes))
-    return squeeze_backward(dr, x, *operands)
+    return slope, offset
 
 
 squeeze = differentiable("squeeze", Squeeze, forward, Fold(maps=(0,)))

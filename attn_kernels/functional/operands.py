@@ -48,6 +48,11 @@ def coefficient(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return per_channel(t).to(ops.acc_dtype(x)).expand(x.shape[:2]).contiguous()
 
 
+def broadcast(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What broadcasts to x, with x's N and in the accumulate dtype."""
+    return t.to(ops.acc_dtype(x)).expand(x.shape[0], *t.shape[1:])
+
+
 def kept(p: torch.Tensor) -> torch.Tensor:
     """A copy for the backward: eager lets its user change p in place before that."""
     return p.clone() if p.requires_grad and torch.is_grad_enabled() else p

@@ -51,17 +51,6 @@ const A* coefficient(const char* name, const std::optional<Tensor>& t, const Fea
   return data<A>(*t);
 }
 
-// An optional map, laid out as x is.
-inline std::optional<Tensor> optional_map(const std::optional<Tensor>& t, const FeatureMap& x) {
-  if (!t) return t;
-  return laid_out_as(*t, x);
-}
-
-template <class T>
-T* optional_data(const std::optional<Tensor>& t) {
-  return t ? data<T>(*t) : nullptr;
-}
-
 // An (n, c) result, or an empty one where it is not asked for.
 inline Tensor per_channel(const FeatureMap& x, ScalarType dtype, bool asked_for = true) {
   return asked_for ? empty(x, std::array{x.n, x.c}, dtype)
