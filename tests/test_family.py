@@ -191,14 +191,15 @@ def test_as_eager(shape, layout, dtype, pair, device):
     x, dy = (make_x(shape, dtype, layout, device) for _ in range(2))
     ours, eager = (m.to(device, dtype).train(shape[0] > 1) for m in twins(pair))
     truths = trained(copy.deepcopy(eager).double(), x.double(), dy.double())
-    results = zip(trained(ours, x, dy), trained(eager, x, dy), truths, strict=True)
+    values = trained(ours, x, dy)
+    assert values[0].is_contiguous(memory_format=ak.ops.memory_format(x))
+    results = zip(values, trained(eager, x, dy), truths, strict=True)
     sums = (dy.double() * x.double()).abs().sum((2, 3)).sum(0).max() * 48
     for i, (found, plain, truth) in enumerate(results):
         assert found.dtype == dtype
         # What passes a batch norm or a group norm is as large as the norm makes it.
         scale = sums if i > 1 else 4.0 if i == 1 else 0.0
         assert_accurate(i, found, plain, truth, GRADIENT if i else FORWARD, scale)
-    assert ours(x).is_contiguous(memory_format=ak.ops.memory_format(x))
     torch.testing.assert_close(
         [b.double() for b in ours.buffers()], [b.double() for b in eager.buffers()],
         rtol=0.02, atol=0.02,

@@ -7,7 +7,7 @@ from torch.overrides import has_torch_function
 from .. import autograd, ops, reference
 from ..backends import backend_for
 from ..checks import check_coefficients, check_feature_map, check_groups, check_moments
-from .operands import coefficient, laid_out_as, overridable
+from .operands import coefficient, laid_out_as, overridable, product_dtype
 from .squeeze import bits
 from .squeeze import squeeze as squeezed
 
@@ -46,10 +46,12 @@ def self_gate(
     check_coefficients({"p0": p0, "p1": p1, "p2": p2, "center": center}, x)
     check_groups(groups, x)
     if backend_for("self_gate", x) == "reference":
-        return reference.self_gate(x, p0, p1, p2, center=center, groups=groups)
-    dense = ops.dense(x)
-    y = autograd.self_gate(dense, *wide_coefficients((center, p2, p1, p0), x), groups)
-    return laid_out_as(y, x, dense)
+        y = reference.self_gate(x, p0, p1, p2, center=center, groups=groups)
+    else:
+        dense = ops.dense(x)
+        y = autograd.self_gate(dense, *wide_coefficients((center, p2, p1, p0), x), groups)
+        y = laid_out_as(y, x, dense)
+    return y.to(product_dtype(x, p0, p1, p2, center))
 
 
 def self_squeeze_gate(
