@@ -79,8 +79,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       " -> (Tensor d_scale, Tensor d_shift, Tensor dr)");
 
   // y = activation(x * (skip + gate(a * b)) + residual), or a + b, without b: a. combine: "mul" or
-  // "add"; gate: "identity", "sigmoid" or "hardsigmoid". a and b broadcast to x, (N, C or 1, H or 1,
-  // W or 1), in acc and any strides; their gradients leave in x's memory format.
+  // "add"; gate: "identity", "sigmoid" or "hardsigmoid". a and b broadcast to x, (N, C or 1, H or
+  // 1, W or 1), in acc and any strides; their gradients leave in x's memory format.
   m.def(
       "broadcast_gate(Tensor x, Tensor a, Tensor? b, Tensor? residual, str combine, str gate,"
       " bool skip, str activation) -> Tensor y");
@@ -89,8 +89,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "broadcast_gate_sums(Tensor dy, Tensor x, Tensor a, Tensor? b, Tensor? y, str combine,"
       " str gate) -> (Tensor d_a, Tensor d_b, Tensor dr)");
   // statistics: the sum of 1 (mean, (N, C, 1, 1)), 2 (sum over channels with weight (N, C, 1, 1):
-  // (N, 1, H, W)), 4 (the means of rows, (N, C, H, 1)), 8 (of columns, (N, C, 1, W)), all in acc and
-  // in x's memory format; (0,) where not asked for.
+  // (N, 1, H, W)), 4 (the means of rows, (N, C, H, 1)), 8 (of columns, (N, C, 1, W)), all in acc
+  // and in x's memory format; (0,) where not asked for.
   m.def(
       "broadcast_squeeze(Tensor x, Tensor? weight, int statistics)"
       " -> (Tensor mean, Tensor sum, Tensor rows, Tensor columns)");
