@@ -235,13 +235,17 @@ def test_children_with_hooks_are_called(pair):
         name for name, m in ours.named_modules() if next(m.parameters(False), None) is not None
     ]
     for name in filter(None, names):
-        own, theirs = copy.deepcopy(ours), copy.deepcopy(eager)
+        own, theirs, calls = copy.deepcopy(ours), copy.deepcopy(eager), []
         for module in (own, theirs):
-            module.get_submodule(name).register_forward_hook(lambda m, i, output: 2 * output)
-        torch.testing.assert_close(
-            trained(own, x, dy), trained(theirs, x, dy), rtol=1e-3, atol=1e-4
-        )
-        assert not torch.allclose(own(x), ours(x))
+
+            def doubled(m, inputs, output, calls=calls):
+                calls.append(m)
+                return 2 * output
+
+            module.get_submodule(name).register_forward_hook(doubled)
+        found, expected = trained(own, x, dy), trained(theirs, x, dy)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize("name", ["cSE", "sSE"])

@@ -186,7 +186,7 @@ class TestSelfGate(Contract):
 
 class TestSelfSqueezeGate(Contract):
     op = Op(
-        "self_squeeze_carried",
+        "self_gate",
         from_statistics(carried),
         from_statistics(in_two_calls(formula)),
         from_statistics(in_two_calls(eager)),
