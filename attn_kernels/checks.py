@@ -91,7 +91,7 @@ def check_factors(
         check_same_device(name, t, x)
 
 
-def check_coefficients(given: dict[str, torch.Tensor | None], x: torch.Tensor) -> None:
+def check_coefficients(given: dict[str, Any], x: torch.Tensor) -> None:
     """Of self_gate: the first is there, the others may be None."""
     for i, (name, t) in enumerate(given.items()):
         if t is not None or i == 0:

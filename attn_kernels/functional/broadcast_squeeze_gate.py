@@ -65,7 +65,7 @@ def broadcast_squeeze_gate(
         ValueError: a shape, a device, a statistic or a name does not fit, or a forced backend
             cannot serve x.
     """
-    options = {
+    options: dict[str, Any] = {
         "combine": combine,
         "gate": gate,
         "skip": skip,

@@ -114,7 +114,7 @@ def self_squeeze_gate(
     return laid_out_as(y, x, dense)
 
 
-def mixed(mix, statistics, x) -> tuple[torch.Tensor | None, ...]:
+def mixed(mix, statistics, x) -> tuple[Any, ...]:
     found = mix(*statistics)
     if not isinstance(found, tuple) or len(found) != 4:
         raise TypeError(f"mix: expected it to return (p0, p1, p2, center), got {type(found)}")

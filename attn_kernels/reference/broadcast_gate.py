@@ -78,9 +78,12 @@ def sums(
         d_u = d_u * (map * (1 - map))
     elif gate == "hardsigmoid":
         d_u = (d_u / 6).masked_fill((u <= -3) | (u >= 3), 0)
-    is_product = b is not None and combine == "mul"
-    d_a = summed_to(d_u * b if is_product else d_u, a)
-    d_b = d_u.new_empty(0) if b is None else summed_to(d_u * a if is_product else d_u, b)
+    if b is None:
+        d_a, d_b = summed_to(d_u, a), d_u.new_empty(0)
+    elif combine == "mul":
+        d_a, d_b = summed_to(d_u * b, a), summed_to(d_u * a, b)
+    else:
+        d_a, d_b = summed_to(d_u, a), summed_to(d_u, b)
     return d_a, d_b, (dr.new_empty(0) if y is None else dr).to(x.dtype)
 
 

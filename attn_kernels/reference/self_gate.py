@@ -17,8 +17,8 @@ def self_gate(
     """``channel_shuffle(x * sigmoid(p2 * d**2 + p1 * d + p0), groups)``, ``d = x - center``, in x's
     dtype, rounded once; coefficients (N, C), (C,) or (N or 1, C, 1, 1).
     """
-    coefficients = (t if t is None else per_channel(t) for t in (center, p2, p1, p0))
-    return forward(x, *coefficients, groups)
+    center, p2, p1 = (None if t is None else per_channel(t) for t in (center, p2, p1))
+    return forward(x, center, p2, p1, per_channel(p0), groups)
 
 
 def forward(x, center, p2, p1, p0, groups: int) -> torch.Tensor:
