@@ -17,9 +17,12 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 # op -> device type -> the backend that has a kernel for it.
 KERNELS = {
     "affine_gate": {"cpu": "cpu", "cuda": "cuda"},
+    "broadcast_gate": {"cpu": "cpu"},
+    "broadcast_squeeze": {"cpu": "cpu"},
     "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
     "gam_channel_gate": {"cpu": "cpu", "cuda": "triton"},
     "scale_gate": {"cpu": "cpu", "cuda": "triton"},
+    "self_gate": {"cpu": "cpu"},
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
     "squeeze": {"cpu": "cpu", "cuda": "cuda"},

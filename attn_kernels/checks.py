@@ -9,6 +9,9 @@ import torch
 
 from .backends import DTYPES
 from .distributed import is_dtensor, register
+from .reference.broadcast_gate import COMBINE
+from .reference.broadcast_gate import GATES as BROADCAST_GATES
+from .reference.broadcast_squeeze import STATISTICS as BROADCAST_STATISTICS
 from .reference.squeeze import STATISTICS
 from .reference.squeeze_excite import ACTIVATIONS as MIX_ACTIVATIONS
 from .reference.squeeze_excite import GATES
@@ -90,9 +93,11 @@ def check_view(scale: torch.Tensor | None, shift: torch.Tensor | None, x: torch.
             check_same_device(name, t, x)
 
 
-def check_factors(scale: torch.Tensor, shift: torch.Tensor | None, x: torch.Tensor) -> None:
+def check_factors(
+    scale: torch.Tensor, shift: torch.Tensor | None, x: torch.Tensor, name: str = "scale"
+) -> None:
     """scale, and shift or None, of a gate: (C,), (N, C) or (N or 1, C, 1, 1)."""
-    given = [("scale", scale)] if shift is None else [("scale", scale), ("shift", shift)]
+    given = [(name, scale)] if shift is None else [("scale", scale), ("shift", shift)]
     for name, t in given:
         check_floating(name, t)
         n, c = x.shape[:2]
@@ -102,6 +107,19 @@ def check_factors(scale: torch.Tensor, shift: torch.Tensor | None, x: torch.Tens
                 f"got {shape(t)}"
             )
         check_same_device(name, t, x)
+
+
+def check_coefficients(given: dict[str, Any], x: torch.Tensor) -> None:
+    """Of self_gate: the first is there, the others may be None."""
+    for i, (name, t) in enumerate(given.items()):
+        if t is not None or i == 0:
+            check_factors(t, None, x, name=name)
+
+
+def check_groups(groups: int, x: torch.Tensor) -> None:
+    check_int("groups", groups, least=1)
+    if x.shape[1] % groups:
+        raise ValueError(f"groups: expected a divisor of x's channels ({x.shape[1]}), got {groups}")
 
 
 def check_mixed(factors: tuple[Any, ...], x: torch.Tensor, any_dtype: bool) -> None:
@@ -120,15 +138,67 @@ def check_mixed(factors: tuple[Any, ...], x: torch.Tensor, any_dtype: bool) -> N
 
 def check_statistics(name: str, statistics: object) -> None:
     """A tuple or list of different statistics, at least one."""
+    check_names(name, statistics, STATISTICS)
+
+
+def check_moments(name: str, statistics: object) -> None:
+    """The mean, the variance, or both."""
+    check_names(name, statistics, STATISTICS[:2])
+
+
+def check_broadcast_statistics(
+    name: str, statistics: object, weight: torch.Tensor | None, x: torch.Tensor
+) -> None:
+    """Different statistics that broadcast to x, and the weight that "sum" needs."""
+    names = check_names(name, statistics, BROADCAST_STATISTICS)
+    if ("sum" in names) != (weight is not None):
+        got = "none" if weight is None else f"one without {name}'s 'sum'"
+        raise ValueError(f"weight: expected one for the sum over channels, got {got}")
+    if weight is not None:
+        check_factors(weight, None, x, name="weight")
+
+
+def check_names(name: str, statistics: object, known: Collection[str]) -> Collection[str]:
     if not isinstance(statistics, tuple | list):
         raise TypeError(f"{name}: expected a tuple of names, got {statistics!r}")
     if not statistics:
-        raise ValueError(f"{name}: expected at least one of {', '.join(STATISTICS)}, got none")
+        raise ValueError(f"{name}: expected at least one of {', '.join(known)}, got none")
     for statistic in statistics:
-        if statistic not in STATISTICS:
-            raise ValueError(f"{name}: expected some of {', '.join(STATISTICS)}, got {statistic!r}")
+        if statistic not in known:
+            raise ValueError(f"{name}: expected some of {', '.join(known)}, got {statistic!r}")
     if len(set(statistics)) < len(statistics):
         raise ValueError(f"{name}: expected each statistic once, got {statistics!r}")
+    return statistics
+
+
+def check_broadcast(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
+    """A factor that broadcasts to x."""
+    check_floating(name, t)
+    if t.dim() != 4 or any(
+        size not in (1, of_x) for size, of_x in zip(t.shape, x.shape, strict=True)
+    ):
+        n, c, h, w = x.shape
+        raise ValueError(
+            f"{name}: expected a shape ({n} or 1, {c} or 1, {h} or 1, {w} or 1), got {shape(t)}"
+        )
+    check_same_device(name, t, x)
+
+
+def check_form(combine: str, gate: str, skip: bool) -> None:
+    """What broadcast_gate makes of its factors."""
+    check_one_of("combine", combine, COMBINE)
+    check_one_of("gate", gate, BROADCAST_GATES)
+    check_bool("skip", skip)
+
+
+def check_mixed_factors(factors: tuple[Any, ...], x: torch.Tensor, any_dtype: bool) -> None:
+    """What a mix returned: a, or a and b, which broadcast to x, in x's dtype."""
+    if len(factors) not in (1, 2):
+        raise TypeError(f"mix: expected it to return a or (a, b), got {len(factors)}")
+    for name, t in zip(("mix's a", "mix's b"), factors, strict=False):
+        check_broadcast(name, t, x)
+        if t.dtype != x.dtype and not any_dtype:
+            raise TypeError(f"{name}: expected {x.dtype} (as x), got {t.dtype}")
 
 
 def check_epilogue(residual: torch.Tensor | None, activation: str, x: torch.Tensor) -> None:

@@ -50,6 +50,16 @@ def excitation_backward(_dy, x, w1, *_others, **_out_shape) -> int:
     return 2 * excitation(x, w1)
 
 
+def weighted_sum(x, weight, *_others, **_out_shape) -> int:
+    """x (N, C, H, W): a 1x1 convolution to one channel, where there is a weight."""
+    n, c, h, w = x
+    return 0 if weight is None else 2 * n * c * h * w
+
+
+def weighted_sum_backward(_dr, x, _a, _b, weight, *_others, **_out_shape) -> int:
+    return 2 * weighted_sum(x, weight)
+
+
 # Op -> a formula that gets the shapes of the op's arguments.
 FORMULAS: dict[str, Callable[..., int]] = {
     "spatial_attention": stencil,
@@ -61,6 +71,8 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "gam_channel_gate_backward": mlp_backward,
     "squeeze_excite": excitation,
     "squeeze_excite_backward": excitation_backward,
+    "broadcast_squeeze": weighted_sum,
+    "broadcast_squeeze_backward": weighted_sum_backward,
 }
 
 

@@ -159,6 +159,54 @@ def _squeeze_excite_backward(dy, x, w1, w2, scale, mean, hidden, activation, gat
     return _empty_like(x), *_accumulated(w1, w1[:, 0, 0, 0], w2, w2[:, 0, 0, 0], x=x)
 
 
+def _broadcast(x, shape):
+    """What broadcasts to x, in its format; empty without a shape."""
+    if shape is None:
+        return x.new_empty(0, dtype=acc_dtype(x))
+    format = memory_format(x)
+    return torch.empty(shape, dtype=acc_dtype(x), device=x.device, memory_format=format)
+
+
+def _broadcast_gate(x, a, b, residual, combine, gate, skip, activation):
+    return _empty_like(x)
+
+
+def _broadcast_gate_sums(dy, x, a, b, y, combine, gate):
+    d_a, d_b = (_broadcast(x, None if t is None else t.shape) for t in (a, b))
+    return d_a, d_b, x.new_empty(0) if y is None else _empty_like(x)
+
+
+def _broadcast_shapes(x):
+    """Of what has one value per channel, pixel, row and column."""
+    n, c, h, w = x.shape
+    return (n, c, 1, 1), (n, 1, h, w), (n, c, h, 1), (n, c, 1, w)
+
+
+def _broadcast_squeeze(x, weight, statistics):
+    return tuple(
+        _broadcast(x, shape if statistics & 1 << i else None)
+        for i, shape in enumerate(_broadcast_shapes(x))
+    )
+
+
+def _broadcast_squeeze_backward(
+    dr, x, a, b, weight, d_mean, d_sum, d_rows, d_columns, combine, gate, skip
+):
+    return _empty_like(x), _broadcast(x, None if weight is None else weight.shape)
+
+
+def _self_gate(x, *operands):
+    return _empty_like(x)
+
+
+def _self_gate_sums(dy, x, center, p2, p1, p0, groups):
+    return tuple(_per_channel(x) for _ in range(3))
+
+
+def _self_gate_backward(dy, x, *operands):
+    return _empty_like(x)
+
+
 def _squeeze_carried(x, statistics):
     return *_squeeze(x, statistics), *nothing(x)
 
@@ -169,6 +217,30 @@ def _affine_gate_carried(x, scale, shift, residual, activation, token, carrier):
 
 def _spatial_gate_carried(x, weight, bias, scale, shift, residual, activation, token, carrier):
     return _spatial_gate(x, weight, bias, scale, shift, residual, activation)
+
+
+def _broadcast_squeeze_carried(x, weight, statistics, combine, gate, skip):
+    return *_broadcast_squeeze(x, weight, statistics), *nothing_broadcast(x)
+
+
+def _broadcast_gate_carried(x, *operands):
+    return _empty_like(x)
+
+
+def _self_squeeze_carried(x, statistics, groups):
+    return *_squeeze(x, statistics)[:2], *nothing_for_self_gate(x)
+
+
+def nothing_for_self_gate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A token and four carriers, each of its own."""
+    return *nothing(x), *(nothing(x)[1] for _ in range(3))
+
+
+def nothing_broadcast(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A token, as x, and a carrier of each shape that broadcasts to it."""
+    acc = acc_dtype(x)
+    carriers = (x.new_zeros((), dtype=acc).expand(shape) for shape in _broadcast_shapes(x))
+    return x.new_zeros(()).expand(x.shape), *carriers
 
 
 def nothing(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,9 +267,20 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "affine_gate_sums": _affine_gate_sums,
     "squeeze_excite": _squeeze_excite,
     "squeeze_excite_backward": _squeeze_excite_backward,
+    "broadcast_gate": _broadcast_gate,
+    "broadcast_gate_sums": _broadcast_gate_sums,
+    "broadcast_squeeze": _broadcast_squeeze,
+    "broadcast_squeeze_backward": _broadcast_squeeze_backward,
+    "self_gate": _self_gate,
+    "self_gate_sums": _self_gate_sums,
+    "self_gate_backward": _self_gate_backward,
     "squeeze_carried": _squeeze_carried,
     "affine_gate_carried": _affine_gate_carried,
     "spatial_gate_carried": _spatial_gate_carried,
+    "broadcast_squeeze_carried": _broadcast_squeeze_carried,
+    "broadcast_gate_carried": _broadcast_gate_carried,
+    "self_squeeze_carried": _self_squeeze_carried,
+    "self_gate_carried": _self_gate,
 }
 
 # What other ops make up, whatever the device.
@@ -208,6 +291,18 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
     ),
     "affine_gate_carried": lambda *args: torch.ops.attn_kernels.affine_gate.default(*args[:-2]),
     "spatial_gate_carried": lambda *args: torch.ops.attn_kernels.spatial_gate.default(*args[:-2]),
+    "broadcast_squeeze_carried": lambda x, weight, statistics, combine, gate, skip: (
+        *torch.ops.attn_kernels.broadcast_squeeze.default(x, weight, statistics),
+        *nothing_broadcast(x),
+    ),
+    "broadcast_gate_carried": lambda *operands: torch.ops.attn_kernels.broadcast_gate.default(
+        *operands[:8]
+    ),
+    "self_squeeze_carried": lambda x, statistics, groups: (
+        *torch.ops.attn_kernels.squeeze.default(x, statistics)[:2],
+        *nothing_for_self_gate(x),
+    ),
+    "self_gate_carried": lambda *operands: torch.ops.attn_kernels.self_gate.default(*operands[:6]),
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.

@@ -63,6 +63,22 @@ OPS = (
     ),
     Op("affine_gate", functional.affine_gate, reference.affine_gate, lambda c: [(c,), (c,)]),
     Op(
+        "broadcast_gate",
+        lambda x, w: functional.broadcast_gate(
+            x, *functional.broadcast_squeeze(x, ("sum", "rows"), w), combine="add", gate="sigmoid"
+        ),
+        lambda x, w: reference.broadcast_gate(
+            x, *reference.broadcast_squeeze(x, ("sum", "rows"), w), combine="add", gate="sigmoid"
+        ),
+        lambda c: [(c,)],
+    ),
+    Op(
+        "self_gate",
+        lambda x, *p: functional.self_gate(x, *p, groups=x.shape[1]),
+        lambda x, *p: reference.self_gate(x, *p, groups=x.shape[1]),
+        lambda c: [(c,), (c,), (c,)],
+    ),
+    Op(
         "scale_gate",
         lambda x, *affine: functional.scale_gate(x, x.flip(1), *affine),
         lambda x, *affine: reference.scale_gate(x, x.flip(1), *affine),

@@ -94,6 +94,43 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       " Tensor mean, Tensor hidden, str activation, str gate)"
       " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
 
+  // y = activation(x * (skip + gate(a * b)) + residual), or a + b, without b: a. combine: "mul" or
+  // "add"; gate: "identity", "sigmoid" or "hardsigmoid". a and b broadcast to x, (N, C or 1, H or
+  // 1, W or 1), in acc and any strides; their gradients leave in x's memory format.
+  m.def(
+      "broadcast_gate(Tensor x, Tensor a, Tensor? b, Tensor? residual, str combine, str gate,"
+      " bool skip, str activation) -> Tensor y");
+  // The sums of dr * x * gate' that are the factors' gradients; dr as in affine_gate_sums.
+  m.def(
+      "broadcast_gate_sums(Tensor dy, Tensor x, Tensor a, Tensor? b, Tensor? y, str combine,"
+      " str gate) -> (Tensor d_a, Tensor d_b, Tensor dr)");
+  // statistics: the sum of 1 (mean, (N, C, 1, 1)), 2 (sum over channels with weight (N, C, 1, 1):
+  // (N, 1, H, W)), 4 (the means of rows, (N, C, H, 1)), 8 (of columns, (N, C, 1, W)), all in acc
+  // and in x's memory format; (0,) where not asked for.
+  m.def(
+      "broadcast_squeeze(Tensor x, Tensor? weight, int statistics)"
+      " -> (Tensor mean, Tensor sum, Tensor rows, Tensor columns)");
+  // The gradient of x through its statistics and, dr with a and perhaps b, through the gate.
+  // d_weight (N, C, 1, 1) where there are weight and d_sum, which come together.
+  m.def(
+      "broadcast_squeeze_backward(Tensor? dr, Tensor x, Tensor? a, Tensor? b, Tensor? weight,"
+      " Tensor? d_mean, Tensor? d_sum, Tensor? d_rows, Tensor? d_columns, str combine, str gate,"
+      " bool skip) -> (Tensor dx, Tensor d_weight)");
+
+  // y = x * sigmoid(p2 d^2 + p1 d + p0), d = x - center, its channels shuffled: channel g * (C /
+  // groups) + j of x is channel j * groups + g of y. Coefficients (N, C) in acc; absent: 0.
+  m.def(
+      "self_gate(Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0, int groups)"
+      " -> Tensor y");
+  // The center's gradient follows from these: -(2 p2 d_p1 + p1 d_p0).
+  m.def(
+      "self_gate_sums(Tensor dy, Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0,"
+      " int groups) -> (Tensor d_p2, Tensor d_p1, Tensor d_p0)");
+  // dx through the gate, + slope * x + offset: what statistics bring.
+  m.def(
+      "self_gate_backward(Tensor dy, Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0,"
+      " Tensor? slope, Tensor? offset, int groups) -> Tensor dx");
+
   // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate
   // and spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold
   // nothing.
@@ -108,4 +145,21 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "spatial_gate_carried(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
       " Tensor? residual, str activation, Tensor token, Tensor carrier)"
       " -> (Tensor y, Tensor map, Tensor pooled)");
+  // The same of the broadcast ops, with a carrier for each shape that a factor may have.
+  m.def(
+      "broadcast_squeeze_carried(Tensor x, Tensor? weight, int statistics, str combine, str gate,"
+      " bool skip) -> (Tensor mean, Tensor sum, Tensor rows, Tensor columns, Tensor token,"
+      " Tensor of_channels, Tensor of_pixels, Tensor of_rows, Tensor of_columns)");
+  m.def(
+      "broadcast_gate_carried(Tensor x, Tensor a, Tensor? b, Tensor? residual, str combine,"
+      " str gate, bool skip, str activation, Tensor token, Tensor carrier_a, Tensor? carrier_b)"
+      " -> Tensor y");
+  // And of self_gate, with carriers for its four coefficients and a squeeze of mean and variance.
+  m.def(
+      "self_squeeze_carried(Tensor x, int statistics, int groups)"
+      " -> (Tensor mean, Tensor var, Tensor token, Tensor of_center, Tensor of_p2, Tensor of_p1,"
+      " Tensor of_p0)");
+  m.def(
+      "self_gate_carried(Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0, int groups,"
+      " Tensor token, Tensor? of_center, Tensor? of_p2, Tensor? of_p1, Tensor of_p0) -> Tensor y");
 }

@@ -23,10 +23,14 @@ derivative there is, but not fused.
 from .affine_gate import affine_gate
 from .all_reduce import all_reduce
 from .batch_statistics import batch_statistics
+from .broadcast_carried import broadcast_gate_carried, broadcast_squeeze_carried
+from .broadcast_gate import broadcast_gate
+from .broadcast_squeeze import broadcast_squeeze
 from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
+from .self_gate import self_gate, self_gate_carried, self_squeeze_carried
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
@@ -37,9 +41,16 @@ __all__ = [
     "affine_gate_carried",
     "all_reduce",
     "batch_statistics",
+    "broadcast_gate",
+    "broadcast_gate_carried",
+    "broadcast_squeeze",
+    "broadcast_squeeze_carried",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
+    "self_gate",
+    "self_gate_carried",
+    "self_squeeze_carried",
     "spatial_attention",
     "spatial_gate",
     "spatial_gate_carried",

@@ -58,18 +58,16 @@ class SpatialGateCarried(SpatialGate):
 
 
 @dataclass(frozen=True)
-class WithoutToken(Fold):
-    """The fold of the gate alone, which is the op of that name."""
+class WithoutToken:
+    """The fold of the gate alone, which has so many arguments."""
 
-    gate: str = ""
+    gate: str
+    arguments: int
+    fold: Fold
 
     def rule(self, op, formula):
-        alone = super().rule(getattr(ops, self.gate), formula)
-        return lambda info, in_dims, *args: alone(info, in_dims[:-2], *args[:-2])
-
-
-def without_token(gate: str, fold: Fold) -> WithoutToken:
-    return WithoutToken(**(vars(fold) | {"gate": gate}))
+        alone, count = self.fold.rule(getattr(ops, self.gate), formula), self.arguments
+        return lambda info, in_dims, *args: alone(info, in_dims[:count], *args[:count])
 
 
 squeeze_carried = differentiable(
@@ -82,11 +80,11 @@ affine_gate_carried = differentiable(
     "affine_gate_carried",
     AffineGateCarried,
     lambda *args: affine_formula(*args[:-2]),
-    without_token("affine_gate", AFFINE_FOLD),
+    WithoutToken("affine_gate", 5, AFFINE_FOLD),
 )
 spatial_gate_carried = differentiable(
     "spatial_gate_carried",
     SpatialGateCarried,
     lambda *args: spatial_formula(*args[:-2]),
-    without_token("spatial_gate", SPATIAL_FOLD),
+    WithoutToken("spatial_gate", 7, SPATIAL_FOLD),
 )

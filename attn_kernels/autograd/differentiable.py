@@ -22,7 +22,7 @@ from torch.compiler import is_compiling
 
 from .. import ops
 from ..libraries import missing
-from .vmap import Fold
+from .vmap import Rules
 
 Formula = Callable[..., Any]
 
@@ -34,7 +34,7 @@ def differentiable(
     name: str,
     function: type[torch.autograd.Function],
     formula: Formula,
-    fold: Fold,
+    fold: Rules,
     kept: int | None = None,
 ) -> Formula:
     """Registers the derivatives of the op `name` at the dispatcher; returns the way to call it.
@@ -169,7 +169,7 @@ def _has_tangent(t: object) -> bool:
     return isinstance(t, torch.Tensor) and forward_ad.unpack_dual(t).tangent is not None
 
 
-def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
+def differentiable_backward(name: str, formula: Formula, fold: Rules) -> Formula:
     """A backward op, whose own derivatives are those of its formula, to any order."""
 
     class Backward(torch.autograd.Function):

@@ -40,15 +40,9 @@ def final_pass(ctx, d_statistics, dr=None, scale=None):
         return None
     x, mean, argmax, argmin = saved_by(ctx, maps=1)
     d_mean, d_var, d_max, d_min = d_statistics
-    pixels = x.shape[2] * x.shape[3]
-    slope, offset = None, None if d_mean is None else d_mean / pixels
-    if d_var is not None:
-        if mean is None:
-            mean = squeeze(x, MEAN)[0]
-        slope = d_var * (2 / pixels)
-        offset = -slope * mean if offset is None else offset - slope * mean
+    moments = of_moments(x, mean, d_mean, d_var)
     extremes = (None if d_max is None else argmax, d_max, None if d_min is None else argmin, d_min)
-    operands = [t if t is None else t.contiguous() for t in (slope, offset, *extremes)]
+    operands = [t if t is None else t.contiguous() for t in (*moments, *extremes)]
     if dr is not None and scale is None:
         if all(t is None for t in operands):
             return dr
@@ -58,6 +52,18 @@ def final_pass(ctx, d_statistics, dr=None, scale=None):
         scale = dr.new_ones(dr.shape[:2], dtype=ops.acc_dtype(dr))
     scale = scale if scale is None else scale.contiguous()
     return squeeze_backward(dr, x, scale, *operands)
+
+
+def of_moments(x, mean, d_mean, d_var):
+    """slope and offset: what the gradients of mean and variance add to dx."""
+    pixels = x.shape[2] * x.shape[3]
+    slope, offset = None, None if d_mean is None else d_mean / pixels
+    if d_var is not None:
+        if mean is None:
+            mean = squeeze(x, MEAN)[0]
+        slope = d_var * (2 / pixels)
+        offset = -slope * mean if offset is None else offset - slope * mean
+    return slope, offset
 
 
 def may_write_on(dr, x) -> bool:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+
+class Rules(Protocol):
+    """What makes a rule for `torch.vmap` of an op."""
+
+    def rule(self, op, formula) -> Callable[..., Any]: ...
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,20 @@ and memory format. Parameters may have another floating dtype than x: they are u
 (float64 for float64 maps) unless said otherwise. Under autocast results have the dtype that the
 eager module would give.
 
-Each is one node for `torch.fx` and one call for `__torch_function__`, but for `squeeze_gate`, which
-is the nodes of its mix between two. Derivatives of every kind and order, forward mode and
-`torch.func` included, are said in `attn_kernels.autograd`.
+Each is one node for `torch.fx` and one call for `__torch_function__`, but for `squeeze_gate`,
+`broadcast_squeeze_gate` and `self_squeeze_gate`, which are the nodes of their mix between two.
+Derivatives of every kind and order, forward mode and `torch.func` included, are said in
+`attn_kernels.autograd`.
 """
 
 from .affine_gate import affine_gate
+from .broadcast_gate import broadcast_gate
+from .broadcast_squeeze import broadcast_squeeze
+from .broadcast_squeeze_gate import broadcast_squeeze_gate
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
+from .self_gate import self_gate, self_squeeze_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
@@ -23,9 +28,14 @@ from .squeeze_gate import squeeze_gate
 
 __all__ = [
     "affine_gate",
+    "broadcast_gate",
+    "broadcast_squeeze",
+    "broadcast_squeeze_gate",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
+    "self_gate",
+    "self_squeeze_gate",
     "spatial_attention",
     "spatial_gate",
     "squeeze",

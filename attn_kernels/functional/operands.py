@@ -49,6 +49,11 @@ def coefficient(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (t if t.shape == size else t.expand(size)).contiguous()
 
 
+def broadcast(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What broadcasts to x, with x's N and in the accumulate dtype."""
+    return t.to(ops.acc_dtype(x)).expand(x.shape[0], *t.shape[1:])
+
+
 def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     """y, which has the strides of `dense`, in those that eager gives a map made from x."""
     if dense is x:

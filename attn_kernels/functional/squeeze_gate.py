@@ -30,6 +30,9 @@ def squeeze_gate(
     PyTorch serves, in forward mode, and after an export for which x required no gradient, it is
     computed so, too.
 
+    Gates per pixel, row or column are `broadcast_squeeze_gate`'s; those of every element by a
+    polynomial of itself are `self_squeeze_gate`'s.
+
     Args:
         x: (N, C, H, W).
         mix: called with the statistics, each (N, C, 1, 1) in x's dtype, in the order of `squeeze`;

@@ -6,6 +6,8 @@
 
 #include "affine_gate_args.h"
 #include "excite_args.h"
+#include "broadcast_args.h"
+#include "self_gate_args.h"
 #include "spatial_args.h"
 #include "squeeze_args.h"
 #include "types.h"
@@ -113,6 +115,14 @@ struct Kernels {
   void (*excite_hidden_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
   void (*excite_mean_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
   void (*excite_weights_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*broadcast_gate)(const BroadcastGate<T>&, int64_t begin, int64_t end);
+  void (*broadcast_gate_sums)(const BroadcastGateSums<T>&, int64_t begin, int64_t end);
+  void (*broadcast_squeeze)(const BroadcastSqueeze<T>&, int64_t begin, int64_t end);
+  void (*broadcast_squeeze_backward)(const BroadcastSqueezeBackward<T>&, int64_t begin,
+                                     int64_t end);
+  void (*self_gate)(const SelfGate<T>&, int64_t begin, int64_t end);
+  void (*self_gate_sums)(const SelfGateSums<T>&, int64_t begin, int64_t end);
+  void (*self_gate_backward)(const SelfGateBackward<T>&, int64_t begin, int64_t end);
 };
 
 // Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two

@@ -37,6 +37,17 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
+// An optional map, laid out as x is.
+inline std::optional<Tensor> optional_map(const std::optional<Tensor>& t, const FeatureMap& x) {
+  if (!t) return t;
+  return laid_out_as(*t, x);
+}
+
+template <class T>
+T* optional_data(const std::optional<Tensor>& t) {
+  return t ? data<T>(*t) : nullptr;
+}
+
 // A contiguous matrix; a vector is one row.
 template <class E>
 Matrix<E> matrix_of(const Tensor& t) {

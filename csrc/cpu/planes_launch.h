@@ -52,15 +52,4 @@ const A* coefficient(const char* name, const std::optional<Tensor>& t, const Fea
   return t ? data<A>(*t) : nullptr;
 }
 
-// An optional map, laid out as x is.
-inline std::optional<Tensor> optional_map(const std::optional<Tensor>& t, const FeatureMap& x) {
-  if (!t) return t;
-  return laid_out_as(*t, x);
-}
-
-template <class T>
-T* optional_data(const std::optional<Tensor>& t) {
-  return t ? data<T>(*t) : nullptr;
-}
-
 }  // namespace attn_kernels

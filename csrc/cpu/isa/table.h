@@ -29,6 +29,13 @@ constexpr Kernels<T> kTable = {
     excite_hidden_backward<acc_t<T>>,
     excite_mean_backward<acc_t<T>>,
     excite_weights_backward<acc_t<T>>,
+    broadcast_gate<T>,
+    broadcast_gate_sums<T>,
+    broadcast_squeeze<T>,
+    broadcast_squeeze_backward<T>,
+    self_gate<T>,
+    self_gate_sums<T>,
+    self_gate_backward<T>,
 };
 
 extern const Kernels<float> float_kernels = kTable<float>;

@@ -1,0 +1,132 @@
+// Host side shared by the ops whose operands broadcast to the map.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "bands.h"
+#include "launch.h"
+
+namespace attn_kernels {
+
+using Sizes = std::array<int64_t, 4>;
+
+// A tensor of these sizes in x's memory format.
+inline Tensor empty_as(const FeatureMap& x, const Sizes& s, ScalarType dtype) {
+  if (!x.channels_last) return empty(x, s, dtype);
+  return empty_strided(x, s, std::array{s[3] * s[2] * s[1], int64_t{1}, s[3] * s[1], s[1]}, dtype);
+}
+
+// Enough tasks for any machine: what is added up does not depend on the number of threads. Few
+// pixels in NCHW, where what they have in common is read again for every channel.
+inline Bands make_bands(const FeatureMap& x) {
+  constexpr int64_t kTasks = 16, kPixels = 2048;
+  Bands b{x.n, x.c, x.h, x.w, pixels_outermost(x), false, 1};
+  int64_t bands = (kTasks + std::max<int64_t>(x.n, 1) - 1) / std::max<int64_t>(x.n, 1);
+  if (!b.channels_last) bands = std::max(bands, (x.h * x.w + kPixels - 1) / kPixels);
+  b.rows = (x.h + bands - 1) / bands;
+  return b;
+}
+
+// The strides of an operand of these sizes in the format of `b`. Along what the map itself has one
+// of, any will do: one that lets runs go on.
+inline Broadcast broadcast_strides(const Bands& b, const Sizes& s) {
+  const bool last = b.channels_last;
+  const auto of = [](int64_t size, int64_t map, int64_t stride) {
+    return size == 1 && map > 1 ? 0 : stride;
+  };
+  Broadcast to{s[1] * s[2] * s[3], of(s[1], b.c, last ? 1 : s[2] * s[3]),
+               of(s[2], b.h, last ? s[3] * s[1] : s[3]), of(s[3], b.w, last ? s[1] : 1)};
+  if (b.w == 1) to.w = to.h;
+  if (b.h == 1) to.h = b.w * to.w;
+  return to;
+}
+
+// What broadcasts to the map of `b`: its strides, for whose sake runs may have to end with rows.
+inline Broadcast joined(Bands& b, const Sizes& sizes) {
+  const Broadcast stride = broadcast_strides(b, sizes);
+  b.by_rows = b.by_rows || !stride.runs_on(b.w);
+  return stride;
+}
+
+inline Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
+
+// (N, C or 1, H or 1, W or 1) of the accumulate dtype; in x's memory format, if need be a copy.
+inline std::optional<Tensor> operand(const char* name, const std::optional<Tensor>& t,
+                                     const FeatureMap& x) {
+  if (!t) return t;
+  const auto fits = [](int64_t size, int64_t map) { return size == 1 || size == map; };
+  STD_TORCH_CHECK(on_device_of(x.tensor, *t) && t->scalar_type() == x.acc_dtype() &&
+                      t->dim() == 4 && t->size(0) == x.n && fits(t->size(1), x.c) &&
+                      fits(t->size(2), x.h) && fits(t->size(3), x.w),
+                  "attn_kernels: ", name,
+                  " must broadcast to x, with x's N, in the accumulate dtype, on x's device");
+  const bool is_so = x.channels_last ? is_channels_last(*t) : t->is_contiguous();
+  return is_so ? *t : torch::stable::contiguous(*t, x.format());
+}
+
+template <class A>
+Operand<A> operand_of(Bands& b, const std::optional<Tensor>& t) {
+  if (!t) return {nullptr, {0, 0, 0, 0}};
+  return {data<A>(*t), joined(b, sizes_of(*t))};
+}
+
+// A result that is summed over what broadcasts: in double, band by band, and then all bands.
+class SumsOf {
+ public:
+  SumsOf(const FeatureMap& x, Bands& b, const Sizes& sizes, bool asked_for = true)
+      : SumsOf(x, b, sizes, asked_for,
+               asked_for ? empty_as(x, sizes, x.acc_dtype())
+                         : empty(x, std::array<int64_t, 1>{0}, x.acc_dtype())) {}
+  SumsOf(const FeatureMap& x, Bands& b, const Sizes& sizes, bool asked_for, Tensor to)
+      : result(std::move(to)),
+        is_double_(x.dtype() == ScalarType::Double),
+        size_(asked_for ? sizes[0] * sizes[1] * sizes[2] * sizes[3] : 0) {
+    if (!asked_for) return;
+    stride_ = joined(b, sizes);
+    bands_ = sizes[2] == 1 ? b.bands() : 1;
+    sums_.resize(static_cast<size_t>(bands_ * size_));
+  }
+
+  Sums to() { return {size_ == 0 ? nullptr : sums_.data(), stride_, bands_ > 1 ? size_ : 0}; }
+
+  // What was summed, each value times `share`.
+  void finish(double share = 1) const { is_double_ ? put<double>(share) : put<float>(share); }
+
+  const Tensor result;
+
+ private:
+  template <class A>
+  void put(double share) const {
+    constexpr int64_t kPerThread = 1 << 14;
+    A* to = data<A>(result);
+    torch::stable::parallel_for(0, size_, kPerThread, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        double sum = 0;
+        for (int64_t band = 0; band < bands_; ++band) sum += sums_[band * size_ + i];
+        to[i] = static_cast<A>(sum * share);
+      }
+    });
+  }
+
+  bool is_double_;
+  int64_t size_, bands_ = 1;
+  Broadcast stride_{0, 0, 0, 0};
+  std::vector<double> sums_;
+};
+
+// Sums over the pixels of each channel, (n, c).
+inline SumsOf channel_sums(const FeatureMap& x, Bands& b) {
+  return SumsOf(x, b, {x.n, x.c, 1, 1}, true, empty(x, std::array{x.n, x.c}, x.acc_dtype()));
+}
+
+// kernel(args, begin, end) over all tasks, in as many threads as the work is worth.
+template <class Args>
+void run_bands(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
+  constexpr int64_t kElementsPerThread = 1 << 14;
+  const Bands& b = args.bands;
+  torch::stable::parallel_for(0, b.tasks(), kElementsPerThread / (b.c * b.rows * b.w) + 1,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
+}  // namespace attn_kernels
