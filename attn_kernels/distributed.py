@@ -35,9 +35,12 @@ SHARED: dict[str, tuple[str, ...]] = {
     "spatial_attention_backward": ("weight", "bias"),
     "spatial_gate": ("weight", "bias"),
     "spatial_gate_backward": ("weight", "bias"),
+    "spatial_gate_carried": ("weight", "bias"),
     "squeeze": (),
     "squeeze_backward": (),
     "squeeze_carried": (),
+    "squeeze_excite": ("w1", "b1", "w2", "b2"),
+    "squeeze_excite_backward": ("w1", "b1", "w2", "b2"),
 }
 
 

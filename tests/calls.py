@@ -72,6 +72,7 @@ def channel_gates() -> dict[str, nn.Module]:
         "SqueezeExcite": ak.SqueezeExcite(C, R),
         "EfficientChannelAttention": ak.EfficientChannelAttention(C),
         "ChannelSE": ak.ChannelSE(C),
+        "CBAM": ak.CBAM(C, 2, 3),
     }
 
 
