@@ -145,8 +145,10 @@ struct Convolution {
   int64_t groups;
   const Real *weight, *bias;
 
-  // That share weights: of a batch of `n`.
-  unsigned images(int64_t n) const { return static_cast<unsigned>(n / groups); }
+  // That share weights: of a batch of `n`. (There is no group only in an empty batch.)
+  unsigned images(int64_t n) const {
+    return static_cast<unsigned>(n / std::max(groups, int64_t{1}));
+  }
 };
 
 // Elements of shared memory of a stencil, with windows of `in` planes and results of `out`.
