@@ -1,9 +1,13 @@
 """Fused attention gates for CNNs: the modules you know, at the speed of the memory."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import functional, nn, reference
 from ._version import __version__
 from .backends import available_backends, use_backend
-from .fuse import fuse, unfuse
 from .maps import attention_maps
 from .nn import (
     BAM,
@@ -23,6 +27,9 @@ from .nn import (
     SpatialSE,
     SqueezeExcite,
 )
+
+if TYPE_CHECKING:
+    from .fusion import fuse, unfuse
 
 __all__ = [
     "BAM",
@@ -51,3 +58,10 @@ __all__ = [
     "unfuse",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Fusing is imported by whoever fuses: others do not wait for it."""
+    if name in ("fuse", "unfuse"):
+        return getattr(importlib.import_module(".fusion", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

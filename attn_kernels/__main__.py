@@ -63,7 +63,7 @@ def _fuse(arguments: argparse.Namespace) -> int:
         return _fail(f"fuse: needs {library}: `pip install {library}`")
     from rich import print as show
 
-    from .fuse import fuse
+    from .fusion import fuse
 
     module, maker = makers[library]
     try:

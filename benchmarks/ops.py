@@ -198,7 +198,7 @@ def spatial_module(channels: int) -> torch.nn.Module:
 
 
 def cbam_module(channels: int) -> torch.nn.Module:
-    return ak.CBAM(channels, CBAM_RATIO, KERNEL_SIZE)
+    return ak.CBAM(channels, min(CBAM_RATIO, channels), KERNEL_SIZE)
 
 
 OPS = {

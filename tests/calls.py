@@ -60,7 +60,6 @@ def modules() -> dict[str, nn.Module]:
         "GAMAttention, light": ak.GAMAttention(C, rate=2, groups=2, channel_shuffle=True),
         "SqueezeExcite": ak.SqueezeExcite(C, activation="silu"),
         "ChannelSE": ak.ChannelSE(C),
-        "ChannelAttention": ak.ChannelAttention(C, 2),
         "GSoP": ak.GSoP(C, 3),
         "GAMAttention, one map": ak.GAMAttention(C, 1, rate=2),
     }
@@ -72,6 +71,7 @@ def channel_gates() -> dict[str, nn.Module]:
         "SqueezeExcite": ak.SqueezeExcite(C, R),
         "EfficientChannelAttention": ak.EfficientChannelAttention(C),
         "ChannelSE": ak.ChannelSE(C),
+        "ChannelAttention": ak.ChannelAttention(C, 2),
         "CBAM": ak.CBAM(C, 2, 3),
     }
 

@@ -241,3 +241,10 @@ BAD = [
 def test_bad_input(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_export_with_any_batch():
+    gate, batch = ak.CBAM(4, 2, 3).eval(), {"x": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(gate, (torch.randn(2, 4, 6, 5),), dynamic_shapes=batch)
+    x = torch.randn(5, 4, 6, 5)
+    assert torch.equal(program.module()(x), gate(x))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import attn_kernels as ak
-from attn_kernels.fuse.rewritten import rewritten_of
+from attn_kernels.fusion.rewritten import rewritten_of
 
 C = 16
 MEAN, BOTH = "channel gate by mean", "channel gate by mean and max"

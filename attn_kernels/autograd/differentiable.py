@@ -202,7 +202,7 @@ def differentiable_backward(name: str, formula: Formula, fold: Rules) -> Formula
 def _filled(gradients, outputs):
     """The gradients of one output or of a tuple of them, zeros for what has none."""
     if isinstance(outputs, torch.Tensor):
-        return gradients[0]
+        return _filled(gradients, (outputs,))[0]
     pairs = zip(gradients, outputs, strict=True)
     return tuple(torch.zeros_like(y) if d is None else d for d, y in pairs)
 

@@ -52,8 +52,8 @@ class ChannelAttention(nn.Module):
             return torch.sigmoid(mlp(mean) + mlp(max))
         first, activation, second = mlp
         hidden = activation(pointwise(first, torch.cat([mean, max])))
-        of_mean, of_max = pointwise(second, hidden).chunk(2)
-        return torch.sigmoid(of_mean + of_max)
+        logits, n = pointwise(second, hidden), mean.shape[0]
+        return torch.sigmoid(logits[:n] + logits[n:])  # chunk(2) would fix N in an exported graph
 
 
 def is_plain(mlp: Any) -> bool:

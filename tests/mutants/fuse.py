@@ -2,7 +2,7 @@
 
 from .mutation import Mutation
 
-FUSE, TESTS = "attn_kernels/fuse/", "tests/test_fuse.py::"
+FUSE, TESTS = "attn_kernels/fusion/", "tests/test_fuse.py::"
 
 MUTATIONS = [
     Mutation(

@@ -36,7 +36,7 @@ class Function:
 
 @functools.cache  # gates of one class share their code, as they did: torch.compile counts by it
 def _compiled(text: str) -> Callable[..., Any]:
-    name = f"<attn_kernels.fuse {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    name = f"<attn_kernels.fusion {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     names: dict[str, Any] = {}
     exec(compile(text, name, "exec"), names)
