@@ -50,7 +50,7 @@ def differentiable(
     op = getattr(ops, name)
     call = op._op  # an overload's own __call__ is one more call of Python
     apply = _apply_of(function)
-    apply_eagerly = _eager_apply(function, call, kept)
+    apply_eagerly = _eager_apply(function, call)
 
     def forward(*args):
         # apply() has turned both off; under torch.func they belong to the levels below this one.
@@ -76,9 +76,10 @@ def differentiable(
     def run(*args):
         """The op; in plain eager mode without the dispatcher's detour through Python."""
         if sees_ops():
-            return op(*args) if kept is None else op(*_with_copy(args, kept))
+            copies = kept is not None and is_grad_enabled() and args[kept].requires_grad
+            return op(*(_with_copy(args, kept) if copies else args))
         if is_grad_enabled() and _any_requires_grad(*args):
-            return apply_eagerly(*args)
+            return apply_eagerly(*(args if kept is None else _with_copy(args, kept)))
         return _below_autograd(call, args)
 
     function.forward = staticmethod(forward)  # type: ignore[method-assign]
@@ -104,49 +105,14 @@ def _apply_of(function: type[torch.autograd.Function]) -> Formula:
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
-def _eager_apply(
-    function: type[torch.autograd.Function], call: Formula, kept: int | None
-) -> Formula:
-    """apply() of `function` for plain eager mode. What is kept is copied with no node of its own:
-    the copy is one more result, so that a second derivative finds its way through it.
-    """
-
-    def forward(*args):
-        outputs = _below_autograd(call, args)
-        copy = args[kept].clone()
-        return (*outputs, copy) if isinstance(outputs, tuple) else (outputs, copy)
-
-    def setup_context(ctx, inputs, outputs):
-        ctx.set_materialize_grads(False)
-        used = list(inputs)
-        used[kept] = outputs[-1]
-        function.setup_context(ctx, used, _of_op(outputs))
-
-    def backward(ctx, *gradients):
-        found, of_copy = function.backward(ctx, *gradients[:-1]), gradients[-1]
-        if of_copy is None:
-            return found
-        return *found[:kept], added(found[kept], of_copy), *found[kept + 1 :]
-
-    def apply_with(**methods):
-        statics = {name: staticmethod(method) for name, method in methods.items()}
-        return _apply_of(type(function)(function.__name__, (function,), statics))
-
-    if kept is None:
-        return apply_with(forward=lambda *args: _below_autograd(call, args))
-    apply = apply_with(forward=forward, setup_context=setup_context, backward=backward)
-    return lambda *args: _of_op(apply(*args))
+def _eager_apply(function: type[torch.autograd.Function], call: Formula) -> Formula:
+    """apply() of `function` for plain eager mode."""
+    statics = {"forward": staticmethod(lambda *args: _below_autograd(call, args))}
+    return _apply_of(type(function)(function.__name__, (function,), statics))  # type: ignore[misc]
 
 
-def _of_op(outputs: tuple[Any, ...]) -> Any:
-    """The op's results, without the copy."""
-    return outputs[0] if len(outputs) == 2 else outputs[:-1]
-
-
-def _with_copy(args: tuple[Any, ...], kept: int) -> tuple[Any, ...]:
-    p = args[kept]
-    copy = p.clone() if p.requires_grad and is_grad_enabled() else p
-    return *args[:kept], copy, *args[kept + 1 :]
+def _with_copy(args: tuple[Any, ...], kept: int | None) -> tuple[Any, ...]:
+    return tuple(t.clone() if i == kept else t for i, t in enumerate(args))
 
 
 def _below_autograd(call: Formula, args: tuple[Any, ...]) -> Any:

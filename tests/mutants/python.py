@@ -21,7 +21,7 @@ OPERATORS = [
     Mutation(
         "fake hidden in NCHW",
         OPS,
-        "device=x.device, memory_format=<<format>>)",
+        "dtype=x.dtype, device=x.device, memory_format=<<format>>)",
         "torch.contiguous_format",
         GAM + "test_opcheck[cpu-channels_last-torch.float32]",
     ),
@@ -50,7 +50,7 @@ OPERATORS = [
     Mutation(
         "b2 is not kept for the backward",
         DIFFERENTIABLE,
-        "copy = args[kept]<<.clone()>>",
+        "t<<.clone()>> if i == kept else t",
         "",
         "tests/test_gam_channel_gate.py::test_biases_may_change_before_the_backward[4-identity]",
     ),
