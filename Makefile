@@ -1,5 +1,5 @@
-# make run | test | peers | mutants | lint | bench | budgets | build | format | readme-table | gpu-check: see
-# README.md and CONTRIBUTING.md.
+# make run | test | exhaustive | peers | mutants | lint | bench | budgets | build | format |
+# readme-table | gpu-check: see README.md and CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,13 +18,19 @@ FAIL = { echo "$(1)" >&2; exit 1; }
 # On a machine with a GPU: where the results folder goes.
 GPU_CHECK_OUT ?= out/gpu-check
 
-.PHONY: run test peers mutants lint bench budgets readme-table build gpu-check format clean
+.PHONY: run test exhaustive peers mutants lint bench budgets readme-table build gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
 
+# Files go to the two processes one by one in the order of tests/conftest.py: the longest first.
 test: build $(VENV)/nvcc
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not exhaustive" \
+		--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+
+# What `make test` does for three architectures of GPUs, for all others that the library is built for.
+exhaustive: $(VENV)/packages $(VENV)/nvcc
+	$(BIN)/python -m pytest -m exhaustive --numprocesses 2 tests/test_cuda_compile.py
 
 # `fuse` on real models of timm, torchvision, segmentation-models-pytorch and ultralytics, in an
 # environment of its own with the newest PyTorch for CUDA; no GPU is needed.

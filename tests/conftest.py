@@ -12,10 +12,17 @@ hypothesis.settings.load_profile("project")
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "slow: takes many seconds or gigabytes")
+    config.addinivalue_line("markers", "exhaustive: of `make exhaustive`, not of `make test`")
+
+
+# They compile for minutes: `make test` begins with them, so that none is left alone at the end.
+FIRST = ["compile", "on_threads", "budgets", "mutations"]
 
 
 def pytest_collection_modifyitems(config, items):
     """Without a CUDA device the tests that need one are taken out; the summary says how many."""
+    order = {f"test_cuda_{name}.py": i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     if torch.cuda.is_available():
         return
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]

@@ -106,7 +106,7 @@ def test_a_burst_taken_out_is_seen(gate_source):
 
     kept = {row.key: row for row in table.read()}
     csrc = build.edited_csrc("no_burst", without_burst)
-    (gate, *others) = table.measure([gate_source], ["sm_90"], csrc)
+    (gate, *others) = table.measure([(gate_source,)], ["sm_90"], csrc)
     assert not others
     assert kept[gate.key].in_flight >= 4
     assert gate.in_flight == 1

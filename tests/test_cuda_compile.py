@@ -13,13 +13,18 @@ STRADDLING_VIEW = re.compile(r"input_gradient_kernelI\w+?Lb0ELi\d+ELb[01]ELb1ELb
 LAYERS = re.compile(r"excite_(layer_)?kernelI")  # they read weights, not maps
 
 
-@pytest.mark.parametrize("source", objects.SOURCES, ids=lambda source: source.name)
-def test_compiles_without_warnings_and_spills(source):
-    _, kernels = objects.compiled(source)
+@pytest.mark.parametrize(
+    "architectures",
+    [objects.BUDGETED, pytest.param(objects.OTHERS, marks=pytest.mark.exhaustive)],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unit", objects.units(), ids=objects.name)
+def test_compiles_without_warnings_and_spills(unit, architectures):
+    _, kernels = objects.compiled(unit, architectures)
     seen = [(kernel.architecture, kernel.name) for kernel in kernels]
     assert seen
     names = {name for _, name in seen}
-    assert sorted(seen) == sorted(itertools.product(objects.ARCHITECTURES, names))
+    assert sorted(seen) == sorted(itertools.product(architectures, names))
     for kernel in kernels:
         assert (kernel.stack, kernel.spills) == (0, 0), kernel
         # Memory is kept busy by bursts in flight: 512 threads of a multiprocessor or more, or 256

@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on threads of the CPU (tests/cuda_on_cpu), against PyTorch in float64."""
+"""The CUDA kernels, run on the CPU (tests/cuda_on_cpu), against PyTorch in float64."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""squeeze, affine_gate and their gradients: the CUDA kernels on threads of the CPU.
+"""squeeze, affine_gate and their gradients: the CUDA kernels on the CPU.
 
 Formulas and tolerances are those of test_squeeze.py and test_affine_gate.py.
 """

@@ -1,4 +1,4 @@
-"""squeeze_excite: the CUDA kernels on threads of the CPU, beside the formula."""
+"""squeeze_excite: the CUDA kernels on the CPU, beside the formula."""
 
 import itertools
 

@@ -1,4 +1,7 @@
-"""csrc/cuda compiled by nvcc: an object for each source, and what ptxas said of its kernels.
+"""csrc/cuda compiled by nvcc: an object for each unit of it, and what ptxas said of its kernels.
+
+Sources that include the same host header have kernels in common: they are one unit, in which nvcc
+compiles each kernel once.
 
 Compiled once per content of the sources, into the git-ignored build/cuda_objects, for all who look
 at the objects. No GPU is needed, and no CUDA build of torch: the headers of its stable ABI are the
@@ -15,22 +18,22 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
-SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+Unit = tuple[Path, ...]
 CACHE = ROOT / "build" / "cuda_objects"
-ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
-FLAGS = [
+BUDGETED = ("sm_80", "sm_90", "sm_100")
+OTHERS = ("sm_75", "sm_86", "sm_89", "sm_120")  # the library is built for them as well
+FLAGS = [  # Host code, of which only the warnings count, is hardly optimized; kernels fully.
     "-std=c++17",
-    "-O3",
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
-    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas",
+    "-Xcompiler=-O1,-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas",
     "-Werror=all-warnings",
     "-Xptxas=-v",
 ]
@@ -66,7 +69,20 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def gencode(architectures: list[str]) -> Iterator[str]:
+def units() -> list[Unit]:
+    """The sources of csrc/cuda by the host header that they include."""
+    found: dict[str, list[Path]] = {}
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        headers = re.findall(r'#include "(host\w*\.h)"', source.read_text())
+        found.setdefault(" ".join(headers), []).append(source)
+    return [tuple(sources) for sources in found.values()]
+
+
+def name(unit: Unit) -> str:
+    return "+".join(source.stem for source in unit)
+
+
+def gencode(architectures: Sequence[str]) -> Iterator[str]:
     """PTX for sm_75, and once for all that came later; machine code from it for each."""
     for architecture in architectures:
         ptx = "compute_75" if architecture == "sm_75" else "compute_80"
@@ -74,27 +90,31 @@ def gencode(architectures: list[str]) -> Iterator[str]:
 
 
 def compiled(
-    source: Path, architectures: list[str] = ARCHITECTURES, csrc: Path = CSRC
+    unit: Unit, architectures: Sequence[str] = BUDGETED, csrc: Path = CSRC
 ) -> tuple[Path, list[Kernel]]:
-    """The object of `source`, whose headers are in `csrc`, and its kernels."""
+    """The object of `unit`, whose headers are in `csrc`, and its kernels."""
     nvcc = find_nvcc()
     assert nvcc, "no nvcc: set CUDA_HOME or install nvidia-cuda-nvcc, to check the CUDA library"
     include = Path(torch.__file__).parent / "include"
     command = [nvcc, *FLAGS, *gencode(architectures), "-isystem", str(include)]
-    command += [f"-I{csrc / 'cuda'}", "-c", str(source)]
+    command += [f"-I{csrc / 'cuda'}", "-c"]
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
     digest = hashlib.sha256((" ".join(command) + version.stdout + torch.__version__).encode())
-    for file in [source, *sorted(csrc.glob("cuda/*.*h")), *sorted(csrc.glob("common/*.h"))]:
+    for file in [*unit, *sorted(csrc.glob("cuda/*.*h")), *sorted(csrc.glob("common/*.h"))]:
         digest.update(file.read_bytes())
-    target = CACHE / f"{source.stem}_{digest.hexdigest()[:16]}.o"
+    stem = "-".join([name(unit), *(a.removeprefix("sm_") for a in architectures)])
+    target = CACHE / f"{stem}_{digest.hexdigest()[:16]}.o"
     report = target.with_suffix(".log")
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{source.stem}.lock", "w") as lock:  # tests may run in several processes
+    with open(CACHE / f"{stem}.lock", "w") as lock:  # tests may run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not report.exists():
-            done = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True)
+            whole = CACHE / f"{stem}.cu"
+            whole.write_text("".join(f'#include "{source}"\n' for source in unit))
+            command += [str(whole), "-o", str(target)]
+            done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-            for older in CACHE.glob(f"{source.stem}_*"):
+            for older in CACHE.glob(f"{stem}_*"):
                 if older != target:
                     older.unlink()
             report.write_text(done.stdout + done.stderr)

@@ -22,12 +22,12 @@ import dataclasses
 import io
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import objects, sass
 
 FILE = Path(__file__).parent / "budgets.csv"
-ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -50,16 +50,15 @@ class Row:
 
 
 def measure(
-    sources: list[Path] = objects.SOURCES,
-    architectures: list[str] = objects.ARCHITECTURES,
+    units: Sequence[objects.Unit] | None = None,
+    architectures: Sequence[str] = objects.BUDGETED,
     csrc: Path = objects.CSRC,
 ) -> list[Row]:
-    """The rows of `sources`, compiled for `architectures`, of which some are looked at."""
     rows = set()
-    for source in sources:
-        machine_code, kernels = objects.compiled(source, architectures, csrc)
+    for unit in units or objects.units():
+        machine_code, kernels = objects.compiled(unit, architectures, csrc)
         said = {(kernel.name, kernel.architecture): kernel for kernel in kernels}
-        for architecture in set(ARCHITECTURES) & set(architectures):
+        for architecture in architectures:
             for name, code in sass.functions(machine_code, architecture).items():
                 rows.update(rows_of(said[name, architecture], code))
     names = plain_names({row.kernel for row in rows})

@@ -1,4 +1,4 @@
-"""Runs an op of csrc/cuda on threads and holds it against PyTorch in float64.
+"""Runs an op of csrc/cuda on the CPU and holds it against PyTorch in float64.
 
 The error may be at most FORWARD (BACKWARD for gradients) times the error of PyTorch in the dtype
 of x, plus one unit in the last place of the largest value (for the weight's gradient: of the sum of

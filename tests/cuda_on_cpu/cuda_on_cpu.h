@@ -1,28 +1,28 @@
-// CUDA for a C++20 compiler: lets csrc/cuda/*.cuh run on threads of the operating system.
+// CUDA for a C++20 compiler: lets csrc/cuda/*.cuh run on the CPU.
 //
-// Every CUDA thread is a thread, __syncthreads() a std::barrier, shared memory a heap block that is
-// filled with NaN before each block starts. Several blocks are alive at once, in any order. So
-// ThreadSanitizer sees the races that a GPU would have, and AddressSanitizer the stray accesses.
+// Every CUDA thread is a fiber (fibers.h) that runs from one __syncthreads() to the next; shared
+// memory is a heap block that is filled with NaN before each block starts. Several blocks are alive
+// at once, they and their threads in any order. So ThreadSanitizer sees the races that a GPU would
+// have, and AddressSanitizer the stray accesses.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "fibers.h"
 #include "tiling.h"
 
 #define __global__
@@ -98,20 +98,42 @@ struct Index {
 };
 
 // What the threads of the blocks that run one after another in one place have in common.
-struct Team {
+class Team {
+ public:
   Team(int threads, std::int64_t shared_bytes)
-      : barrier(threads),
-        shared_bytes(shared_bytes),
-        shared(static_cast<unsigned char*>(::operator new(shared_bytes, std::align_val_t(16)))) {}
+      : shared(static_cast<unsigned char*>(::operator new(shared_bytes, std::align_val_t(16)))),
+        threads_(threads) {}
+  Team(const Team&) = delete;
   ~Team() { ::operator delete(shared, std::align_val_t(16)); }
 
-  std::barrier<> barrier;
-  std::int64_t shared_bytes;
-  unsigned char* shared;
+  // Goes on when all threads are here.
+  void meet() {
+    const int meeting = meeting_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      meeting_.store(meeting + 1, std::memory_order_release);
+    }
+    while (meeting_.load(std::memory_order_acquire) == meeting) yield();
+  }
+
+  unsigned char* const shared;
+
+ private:
+  const int threads_;
+  std::atomic<int> arrived_ = 0, meeting_ = 0;
 };
 
-inline thread_local Index thread_index, block_index, block_size, grid_size;
-inline thread_local Team* team = nullptr;
+struct Thread {
+  Team* team;
+  Index thread_index, block_index, block_size, grid_size;
+  // A fence right before an atomic makes it a release, one right after it an acquire; without, it
+  // orders nothing. So ThreadSanitizer, which knows no fences, sees what a missing fence allows.
+  bool is_fenced = false;
+  unsigned* looked_at = nullptr;
+  int naps = 0;
+};
+
+inline Thread& here() { return *static_cast<Thread*>(this_fiber().local); }
 
 // CUDA_ON_CPU_WITHOUT=file:line takes out the barrier, fence or atomic of that line.
 inline bool is_taken_out(const char* file, int line) {
@@ -121,47 +143,42 @@ inline bool is_taken_out(const char* file, int line) {
   return std::string(slash != nullptr ? slash + 1 : file) + ":" + std::to_string(line) == without;
 }
 
-// A fence right before an atomic makes it a release, one right after it an acquire; without, it
-// orders nothing. So ThreadSanitizer, which knows no fences, sees what a missing fence allows.
-inline thread_local bool is_fenced = false;
-inline thread_local unsigned* looked_at = nullptr;
-
 inline void sync_threads(const char* file, int line) {
-  is_fenced = false;
-  looked_at = nullptr;
-  if (!is_taken_out(file, line)) team->barrier.arrive_and_wait();
+  here().is_fenced = false;
+  here().looked_at = nullptr;
+  if (!is_taken_out(file, line)) here().team->meet();
 }
 
 inline void fence(const char* file, int line) {
   if (is_taken_out(file, line)) return;
-  is_fenced = true;
+  here().is_fenced = true;
+  unsigned* looked_at = here().looked_at;
   if (looked_at != nullptr) std::atomic_ref(*looked_at).load(std::memory_order_acquire);
 }
 
 inline unsigned add(const char* file, int line, unsigned* counter, unsigned value) {
   if (is_taken_out(file, line)) return 0;
-  looked_at = counter;
-  const auto order = is_fenced ? std::memory_order_release : std::memory_order_relaxed;
-  is_fenced = false;
+  here().looked_at = counter;
+  const auto order = here().is_fenced ? std::memory_order_release : std::memory_order_relaxed;
+  here().is_fenced = false;
   return std::atomic_ref(*counter).fetch_add(value, order);
 }
 
-// Whoever waits for what never comes ends the program.
-inline thread_local int naps = 0;
+// Whoever waits for what never comes ends the program: all others have had as many turns.
 constexpr int kMostNaps = 20000;
 
 inline void nap() {
-  if (++naps > kMostNaps) {
+  if (++here().naps > kMostNaps) {
     std::fputs("a thread waits for ever\n", stderr);
     std::_Exit(66);
   }
-  std::this_thread::sleep_for(std::chrono::microseconds(100));
+  yield();
 }
 
 enum class Order { kForward, kReverse, kShuffled };
 
-inline std::vector<unsigned> block_order(std::int64_t blocks, Order order) {
-  std::vector<unsigned> numbers(blocks);
+inline std::vector<unsigned> in_order(std::int64_t count, Order order) {
+  std::vector<unsigned> numbers(count);
   std::iota(numbers.begin(), numbers.end(), 0u);
   if (order == Order::kReverse) std::reverse(numbers.begin(), numbers.end());
   if (order == Order::kShuffled) std::shuffle(numbers.begin(), numbers.end(), std::mt19937(1));
@@ -182,44 +199,43 @@ struct Launch {
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), std::int64_t blocks, int threads,
                   std::int64_t shared_bytes, Arguments... arguments) const {
-    const std::vector<unsigned> numbers = block_order(blocks, order);
-    const auto run_thread = [&](Team* my_team, std::int64_t first, int thread) {
-      team = my_team;
-      thread_index.x = thread;
-      block_size.x = threads;
-      grid_size.x = static_cast<unsigned>(blocks);
+    run([&] { kernel(arguments...); }, blocks, threads, shared_bytes);
+  }
+
+ private:
+  void run(const std::function<void()>& kernel, std::int64_t blocks, int threads,
+           std::int64_t shared_bytes) const {
+    const std::vector<unsigned> numbers = in_order(blocks, order);
+    std::vector<std::unique_ptr<Team>> teams(std::min<std::int64_t>(alive, blocks));
+    for (auto& team : teams) team = std::make_unique<Team>(threads, shared_bytes);
+    run_fibers(in_order(teams.size() * threads, order), [&](int fiber) {
+      const int first = fiber / threads, number = fiber % threads;
+      Team& team = *teams[first];
+      Thread thread{&team, {unsigned(number)}, {}, {unsigned(threads)}, {unsigned(blocks)}};
+      this_fiber().local = &thread;
       for (std::int64_t i = first; i < blocks; i += alive) {
-        block_index.x = numbers[i];
-        if (thread == 0) std::memset(team->shared, 0xff, shared_bytes);
-        team->barrier.arrive_and_wait();
-        kernel(arguments...);
-        team->barrier.arrive_and_wait();
+        thread.block_index.x = numbers[i];
+        if (number == 0) std::memset(team.shared, 0xff, shared_bytes);
+        team.meet();
+        kernel();
+        team.meet();
       }
-    };
-    std::vector<std::unique_ptr<Team>> teams;
-    std::vector<std::thread> running;
-    for (std::int64_t first = 0; first < std::min<std::int64_t>(alive, blocks); ++first) {
-      teams.push_back(std::make_unique<Team>(threads, shared_bytes));
-      for (int thread = 0; thread < threads; ++thread) {
-        running.emplace_back(run_thread, teams.back().get(), first, thread);
-      }
-    }
-    for (std::thread& thread : running) thread.join();
+    });
   }
 };
 
 }  // namespace cuda_on_cpu
 
-#define threadIdx cuda_on_cpu::thread_index
-#define blockIdx cuda_on_cpu::block_index
-#define blockDim cuda_on_cpu::block_size
-#define gridDim cuda_on_cpu::grid_size
+#define threadIdx cuda_on_cpu::here().thread_index
+#define blockIdx cuda_on_cpu::here().block_index
+#define blockDim cuda_on_cpu::here().block_size
+#define gridDim cuda_on_cpu::here().grid_size
 
 namespace attn_kernels {
 
 template <class T>
 T* dynamic_shared() {
-  return reinterpret_cast<T*>(cuda_on_cpu::team->shared);
+  return reinterpret_cast<T*>(cuda_on_cpu::here().team->shared);
 }
 
 }  // namespace attn_kernels

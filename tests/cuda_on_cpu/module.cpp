@@ -1,4 +1,4 @@
-// csrc/cuda on threads, for pytest.
+// csrc/cuda on the CPU, for pytest.
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Every op of csrc/cuda on plain memory: the launches of launch.h on threads (cuda_on_cpu.h).
+// Every op of csrc/cuda on plain memory: the launches of launch.h on the CPU (cuda_on_cpu.h).
 // Tensors come and go as bytes; workspaces and outputs start as NaN and lie between red zones.
 #pragma once
 
