@@ -37,7 +37,7 @@ struct Stream {
       channel_step = 0;
       pixel = tile * tiling.tile + slot;
       pixel_step = tiling.slots;
-      const bool inside = slot < tiling.slots && channel < last_channel;
+      const bool inside = channel < last_channel;
       const int64_t end =
           shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile : tiling.tile;
       count = inside ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step : 0;
@@ -45,7 +45,7 @@ struct Stream {
       if (channel >= last_channel) channel = 0;  // any that is there: nothing is visited
     } else {
       pixel = tile * tiling.tile + lane * V;
-      const bool inside = slot < tiling.slots && pixel < tiling.group * shape.hw;
+      const bool inside = pixel < tiling.group * shape.hw;
       at = (image * shape.c + first_channel + slot * tiling.group) * shape.hw + pixel;
       channel = first_channel + slot * tiling.group;
       channel_step = tiling.slots * tiling.group;
