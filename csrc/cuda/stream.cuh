@@ -23,10 +23,12 @@ struct Stream {
 
   __device__ Stream(const Shape& shape, const Tiling& tiling, unsigned item)
       : lane(threadIdx.x % tiling.lanes), slot(threadIdx.x / tiling.lanes) {
-    const unsigned chunk = item % tiling.chunks;
-    const unsigned tiles = static_cast<unsigned>(tiling.tiles);
-    image = item / tiling.chunks / tiles;
-    tile = item / tiling.chunks % tiles;
+    // Blocks that run at the same time have neighbouring tiles, of the same channels: together they
+    // move long stretches of memory, which DRAM likes best.
+    const unsigned tiles = static_cast<unsigned>(tiling.tiles), chunks = tiling.chunks;
+    const unsigned chunk = item / tiles % chunks;
+    image = item / tiles / chunks;
+    tile = item % tiles;
     first_channel = static_cast<int>(chunk) * tiling.channels;
     last_channel =
         shape.c - first_channel < tiling.channels ? shape.c : first_channel + tiling.channels;
