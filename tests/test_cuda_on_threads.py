@@ -120,20 +120,31 @@ def test_special_values(module, values, dtype, channels_last):
         check.assert_right(check.Kernels(module), given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_special_gradients(module, value):
+def test_special_gradients(module, value, dtype):
     """Where the gradient is not finite, the zeros around the image are not multiplied by it."""
-    given = check.random_inputs((2, 4, 5, 7), 3, torch.float64)
+    given = check.random_inputs((2, 4, 5, 7), 3, dtype)
     given.d_pooled[0, 0, 0, 0] = value
     ours = check.Kernels(module).spatial_attention(given)
-    map, pooled = ours["map"].double(), ours["pooled"].double()
-    d_logit = F.pad(given.d_pooled[:, :1] * map * (1 - map), (1, 1, 1, 1))
-    d_weight = torch.empty_like(given.weight, dtype=torch.float64)
-    for ky, kx in itertools.product(range(3), repeat=2):
-        terms = d_logit[..., 2 - ky : 7 - ky, 2 - kx : 9 - kx] * pooled
-        d_weight[0, :, ky, kx] = terms.sum((0, 2, 3))
-    assert d_weight.isfinite().any()
-    torch.testing.assert_close(ours["d_weight"].double(), d_weight, equal_nan=True)
+
+    def d_weight(real):
+        """Of the map and the pooled that ours found, and the sizes of the terms summed."""
+        map, pooled, d_map = (t.to(real) for t in (ours["map"], ours["pooled"], given.d_pooled))
+        d_logit = F.pad(d_map[:, :1] * map * (1 - map), (1, 1, 1, 1))
+        sums, sizes = torch.empty(2, *given.weight.shape, dtype=real)
+        for ky, kx in itertools.product(range(3), repeat=2):
+            terms = d_logit[..., 2 - ky : 7 - ky, 2 - kx : 9 - kx] * pooled
+            sums[0, :, ky, kx], sizes[0, :, ky, kx] = (
+                terms.sum((0, 2, 3)),
+                terms.abs().sum((0, 2, 3)),
+            )
+        return sums, sizes
+
+    truth, sizes = d_weight(torch.float64)
+    assert truth.isfinite().any()
+    yardstick, _ = d_weight(torch.float32)
+    check.assert_as_accurate("d_weight", ours["d_weight"], yardstick, truth, sizes)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])

@@ -60,12 +60,10 @@ WORK = {
     "spatial_gate": {
         "reduce_kernel": Work(1, 0),
         "gate_kernel": Work(1, 1, second_look=True),
-        "ordered_kernel": Work(1, 1),
     },
     "spatial_gate_backward": {
         "reduce_kernel": Work(2, 0),
         "input_gradient_kernel": Work(1, 1, second_look=True),
-        "ordered_kernel": Work(2, 1),
     },
 }
 
@@ -151,15 +149,13 @@ def predict(
     return found
 
 
-def geometry(op: str, dtype: str, shape: Sequence[int], machine: Machine) -> list[Launch]:
+def geometry(op: str, dtype: str, shape: Sequence[int]) -> list[Launch]:
     """The launches, from csrc/cuda's own host code (tests/cuda_on_cpu builds it for the CPU)."""
     sys.path.insert(0, str(TESTS))
     from cuda_on_cpu import build
 
     module = build.load_module(build.module_path())
-    found = module.geometry_on(
-        op, dtype, shape, False, 7, True, False, machine.multiprocessors, machine.l2_bytes
-    )
+    found = module.geometry(op, dtype, shape, False, 7, True, False)
     return [Launch(*launch) for launch in found]
 
 
@@ -179,7 +175,7 @@ def main() -> int:
         sizes = [int(size) for size in shape.split("x")]
         x_bytes = math.prod(sizes) * (2 if options.dtype == "float16" else 4)
         for op, maps in (("spatial_gate", 2), ("spatial_gate_backward", 3)):
-            launches = geometry(op, options.dtype, sizes, machine)
+            launches = geometry(op, options.dtype, sizes)
             predicted = predict(machine, op, options.dtype, x_bytes, launches, rows)
             total = sum(kernel.seconds for kernel in predicted)
             floor = maps * x_bytes / machine.copy_rate

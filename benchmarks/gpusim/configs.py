@@ -19,7 +19,6 @@ QUIET = {
 class Machine:
     base: str  # in gpgpu-sim/configs/tested-cfgs
     cores: int
-    l2_bytes: int
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def write(self, simulator: Path, folder: Path) -> None:
@@ -34,29 +33,12 @@ class Machine:
         config.write_text(text)
 
 
-def l2(sets: int, ways: int) -> str:
-    """A slice of a V100's L2 with so many sets of so many lines of 128 bytes."""
-    return f"S:{sets}:128:{ways},L:B:m:L:P,A:192:4,32:0,32"
-
-
 QUARTER = {"gpgpu_n_clusters": "20", "gpgpu_n_mem": "8"}
 MACHINES = {
     # A quarter of a V100: of its cores, its channels and with them of its L2.
-    "SM7_QV100+quarter": Machine("SM7_QV100", 20, 3 << 19, QUARTER),
+    "SM7_QV100+quarter": Machine("SM7_QV100", 20, QUARTER),
     # Half of a 3070: fewer channels than 8 the simulator's address hash does not take.
     "SM86_RTX3070+half": Machine(
-        "SM86_RTX3070", 23, 2 << 20, {"gpgpu_n_clusters": "23", "gpgpu_n_mem": "8"}
-    ),
-    # The quarter with 3 MB of L2.
-    "SM7_QV100+quarter+3MB": Machine(
-        "SM7_QV100", 20, 3 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 24)}
-    ),
-    # With 4 MB: half as many bytes per core as an H200 has.
-    "SM7_QV100+quarter+4MB": Machine(
-        "SM7_QV100", 20, 4 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 32)}
-    ),
-    # With 8 MB: as many bytes per core as an H200.
-    "SM7_QV100+quarter+8MB": Machine(
-        "SM7_QV100", 20, 8 << 20, {**QUARTER, "gpgpu_cache:dl2": l2(64, 64)}
+        "SM86_RTX3070", 23, {"gpgpu_n_clusters": "23", "gpgpu_n_mem": "8"}
     ),
 }

@@ -42,21 +42,19 @@ def main() -> int:
     parser.add_argument("--dtype", choices=TYPES, default="f32")
     parser.add_argument("--layout", choices=("nchw", "channels_last"), default="nchw")
     parser.add_argument("--csrc", type=Path, default=ROOT / "csrc", help="the sources of `ours`")
-    parser.add_argument(
-        "--ordered", action="store_true", help="let `ours` see the machine: one launch if it pays"
-    )
     parser.add_argument("--note", default="", help="said in the CSV: what is different this time")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpusim"), help="build.sh's folder")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     machine = MACHINES[options.config]
+    sources = commit(options.csrc)  # as they are now: they may have changed when a run ends
     program = build(options.work, options.csrc, machine.cores, options.dtype)
     for shape in options.shapes.split(","):
         for chain in options.chains.split(","):
             case = (chain, options.dtype, options.layout, shape)
             start = time.monotonic()
-            text = simulate(options.work, machine, program, case, options.ordered)
-            rows = rows_of(text, machine, options, case)
+            text = simulate(options.work, machine, program, case)
+            rows = rows_of(text, machine, options, case, sources)
             append(options.out, rows)
             total = sum(row["cycles"] for row in rows)
             right = rows[0]["right"] if rows else "no kernel ran"
@@ -85,10 +83,8 @@ def build(work: Path, csrc: Path, cores: int, dtype: str) -> Path:
     return program
 
 
-def simulate(
-    work: Path, machine: Machine, program: Path, case: tuple[str, ...], ordered: bool
-) -> str:
-    folder = work / "out" / "_".join((program.parent.name, machine.base, *case, str(ordered)))
+def simulate(work: Path, machine: Machine, program: Path, case: tuple[str, ...]) -> str:
+    folder = work / "out" / "_".join((program.parent.name, machine.base, *case))
     subprocess.run(["rm", "-rf", str(folder)], check=True)
     folder.mkdir(parents=True)
     machine.write(work / "gpgpu-sim", folder)
@@ -102,8 +98,6 @@ def simulate(
         "LD_LIBRARY_PATH": str(next(work.glob("gpgpu-sim/lib/gcc-*/cuda-*/release"))),
         "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
     }
-    if ordered:
-        environment |= {"SIM_CORES": str(machine.cores), "SIM_L2_BYTES": str(machine.l2_bytes)}
     chain, dtype, layout, shape = case
     command = [str(program), chain, dtype, layout, *shape.split("x")]
     with (folder / "log").open("w") as output:
@@ -113,7 +107,9 @@ def simulate(
     return (folder / "log").read_text(errors="replace")
 
 
-def rows_of(text: str, machine: Machine, options: argparse.Namespace, case: tuple) -> list[dict]:
+def rows_of(
+    text: str, machine: Machine, options: argparse.Namespace, case: tuple, sources: str
+) -> list[dict]:
     chain, dtype, layout, shape = case
     n, c, h, w = map(int, shape.split("x"))
     size = n * c * h * w * (2 if dtype == "f16" else 4)
@@ -136,9 +132,9 @@ def rows_of(text: str, machine: Machine, options: argparse.Namespace, case: tupl
             "l2_hit": round(1 - kernel.l2_misses / max(1, kernel.l2_accesses), 3),
             "resident": round(kernel.warp_cycles / max(1, kernel.cycles * machine.cores), 1),
             "right": verdict[1] if verdict else "none",
-            "commit": commit(options.csrc),
+            "commit": sources,
             "date": datetime.date.today().isoformat(),
-            "note": options.note or ("ordered" if options.ordered else ""),
+            "note": options.note,
         }
         rows.append(values)
     return rows

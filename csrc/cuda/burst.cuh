@@ -22,7 +22,7 @@ template <class Body>
 __device__ __forceinline__ void for_bursts(int count, Body body) {
   int first = 0;
 #pragma unroll 1
-  for (; first + kBurst <= count; first += kBurst) body(first, Int<kBurst>());
+  for (const int last = count - kBurst; first <= last; first += kBurst) body(first, Int<kBurst>());
   if (first < count) body(first, count - first);
 }
 

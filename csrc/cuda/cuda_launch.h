@@ -22,10 +22,6 @@ class CudaLaunch {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  // One ordered launch in the place of three (ordered.h) reads x less often, but in simulation it
-  // is not faster yet (benchmarks/gpusim/README.md): it runs there and in the tests only.
-  static constexpr bool kOrdered = false;
-
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                   Arguments... arguments) const {

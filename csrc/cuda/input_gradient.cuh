@@ -162,7 +162,7 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
     }
   });
   if constexpr (!kView) return;
-  if (kChannelsLast && stream.slot < a.tiling.slots) {
+  if constexpr (kChannelsLast) {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       shared[(stream.slot * V + i) * a.tiling.lanes + stream.lane] = sum[i % kSums];

@@ -105,7 +105,7 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
   const int lanes = op.tiling.lanes, slots = op.tiling.slots;
   const int lane = threadIdx.x % lanes, slot = threadIdx.x / lanes;
   const int j = lane * V - elements_astray<V>(shape, op.tiling, slot);
-  if (j >= block.count || slot >= slots) return;
+  if (j >= block.count) return;
   const int channel = block.first_channel + slot;
   const int count = (block.last_channel - channel + slots - 1) / slots;
   const int64_t at = (block.image * shape.c + channel) * shape.hw + block.start + j;
@@ -174,7 +174,6 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
   const int lane = threadIdx.x % lanes, slot = threadIdx.x / lanes;
   const int channel = block.first_channel + lane * V;
   const int count = (block.last_channel - channel + lanes * V - 1) / (lanes * V);
-  if (slot >= slots) return;
 
   for (int j = slot; j < block.count; j += kBurst * slots) {
     const int left = (block.count - j + slots - 1) / slots;  // of the burst's pixels, or more

@@ -23,10 +23,12 @@ struct Stream {
 
   __device__ Stream(const Shape& shape, const Tiling& tiling, unsigned item)
       : lane(threadIdx.x % tiling.lanes), slot(threadIdx.x / tiling.lanes) {
-    const unsigned chunk = item % tiling.chunks;
-    const unsigned tiles = static_cast<unsigned>(tiling.tiles);
-    image = item / tiling.chunks / tiles;
-    tile = item / tiling.chunks % tiles;
+    // Blocks that run at the same time have neighbouring tiles, of the same channels: together they
+    // move long stretches of memory, which DRAM likes best.
+    const unsigned tiles = static_cast<unsigned>(tiling.tiles), chunks = tiling.chunks;
+    const unsigned chunk = item / tiles % chunks;
+    image = item / tiles / chunks;
+    tile = item % tiles;
     first_channel = static_cast<int>(chunk) * tiling.channels;
     last_channel =
         shape.c - first_channel < tiling.channels ? shape.c : first_channel + tiling.channels;
@@ -37,7 +39,7 @@ struct Stream {
       channel_step = 0;
       pixel = tile * tiling.tile + slot;
       pixel_step = tiling.slots;
-      const bool inside = slot < tiling.slots && channel < last_channel;
+      const bool inside = channel < last_channel;
       const int64_t end =
           shape.hw - tile * tiling.tile < tiling.tile ? shape.hw - tile * tiling.tile : tiling.tile;
       count = inside ? (static_cast<int>(end) - slot + pixel_step - 1) / pixel_step : 0;
@@ -45,7 +47,7 @@ struct Stream {
       if (channel >= last_channel) channel = 0;  // any that is there: nothing is visited
     } else {
       pixel = tile * tiling.tile + lane * V;
-      const bool inside = slot < tiling.slots && pixel < tiling.group * shape.hw;
+      const bool inside = pixel < tiling.group * shape.hw;
       at = (image * shape.c + first_channel + slot * tiling.group) * shape.hw + pixel;
       channel = first_channel + slot * tiling.group;
       channel_step = tiling.slots * tiling.group;

@@ -38,12 +38,6 @@ constexpr int kBurst = 4;
 // Vectors of a thread where x is small: then all of it is on its way at once, from many threads.
 constexpr int kFewVectors = 2;
 
-// Of the machine. The order of the work depends on it (ordered.h), how it is cut does not.
-struct Device {
-  int multiprocessors;
-  int64_t l2_bytes;
-};
-
 struct Shape {
   int64_t n;
   int c, h, w;
@@ -165,16 +159,17 @@ inline int64_t fold_bytes(const Tiling& tiling, bool channels_last, int vector,
 }
 
 // For work that is independent per element. `row_bytes`: of shared memory for each row of a chunk
-// and each lane (NCHW). `wanted`: blocks.
+// and each lane (NCHW).
 inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
-                            int64_t row_bytes = 0, int64_t wanted = kStreamBlocks) {
+                            int64_t row_bytes = 0) {
   if (channels_last) {
     const int lanes = static_cast<int>(even_part(shape.c / vector, 64));
     const int64_t channels = int64_t{lanes} * vector;
     const int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
     int64_t pixels = 4 * kBurst * slots;
     const int64_t chunks = ceil_div(shape.c, channels);
-    while (pixels > kFewVectors * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
+    while (pixels > kFewVectors * slots &&
+           shape.n * chunks * ceil_div(shape.hw, pixels) < kStreamBlocks) {
       pixels /= 2;
     }
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
@@ -188,7 +183,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
   int64_t channels =
-      chunk_channels(shape, shape.n * ceil_div(row, tile), step, kFewVectors, wanted);
+      chunk_channels(shape, shape.n * ceil_div(row, tile), step, kFewVectors, kStreamBlocks);
   if (row_bytes > 0) {
     const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
     channels = std::min(channels, most);

@@ -44,10 +44,6 @@ class Inputs:
     relu: bool = False
 
 
-# Multiprocessors, bytes of L2: more than any x takes.
-ANY_MACHINE = (1, 2**62)
-
-
 @dataclass
 class Kernels:
     """The ops of csrc/cuda, on CPU tensors."""
@@ -56,7 +52,6 @@ class Kernels:
     skew: int = 0
     order: str = "forward"
     alive: int = 2
-    machine: tuple[int, int] = ANY_MACHINE
 
     def run(self, op, x, inputs, outputs, weight=None, relu=False):
         """inputs and outputs: tensors; those of x's shape travel in x's memory format."""
@@ -82,7 +77,6 @@ class Kernels:
             self.alive,
             groups,
             relu,
-            *self.machine,
         )
         assert len(taken) == len(outputs)
         for data, output in zip(taken, outputs, strict=True):

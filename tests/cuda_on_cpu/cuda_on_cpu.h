@@ -189,12 +189,6 @@ inline std::vector<unsigned> in_order(std::int64_t count, Order order) {
 struct Launch {
   Order order = Order::kForward;
   int alive = 2;
-  // With more L2 than any x takes, unless a test says otherwise.
-  attn_kernels::Device machine = {1, INT64_MAX};
-
-  static constexpr bool kOrdered = true;
-  attn_kernels::Device device() const { return machine; }
-  void zero(unsigned* memory, std::int64_t count) const { std::fill_n(memory, count, 0u); }
 
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), std::int64_t blocks, int threads,

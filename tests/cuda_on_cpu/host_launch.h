@@ -10,7 +10,6 @@ namespace attn_kernels {
 inline bool is_on_gpu(const torch::stable::Tensor& tensor) { return tensor.is_cpu(); }
 
 struct CudaLaunch : cuda_on_cpu::Launch {
-  static constexpr bool kOrdered = false;
   explicit CudaLaunch(const torch::stable::Tensor&) {}
 };
 

@@ -25,12 +25,17 @@ std::vector<pybind11::bytes> run(const std::string& op, const std::string& dtype
                                  std::array<std::int64_t, 4> shape, bool channels_last, int k,
                                  const std::vector<Bytes>& input, int skew,
                                  const std::string& order, int alive, std::int64_t groups,
-                                 bool relu, int multiprocessors, std::int64_t l2_bytes) {
+                                 bool relu) {
   const Order block_order = order == "forward"   ? Order::kForward
                             : order == "reverse" ? Order::kReverse
                                                  : Order::kShuffled;
-  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]),           channels_last, k,   skew,
-                Launch{block_order, alive, {multiprocessors, l2_bytes}}, groups,        relu};
+  const Case at{Shape(shape[0], shape[1], shape[2], shape[3]),
+                channels_last,
+                k,
+                skew,
+                Launch{block_order, alive},
+                groups,
+                relu};
   std::vector<Bytes> output;
   {
     pybind11::gil_scoped_release unlocked;
@@ -54,7 +59,6 @@ std::string name_of(const void* kernel) {
 
 struct Recorder {
   Geometry* launches;
-  attn_kernels::Device machine;
 
   template <class Kernel, class... Arguments>
   void operator()(Kernel kernel, std::int64_t blocks, int threads, std::int64_t shared_bytes,
@@ -62,15 +66,12 @@ struct Recorder {
     const std::string name = name_of(reinterpret_cast<const void*>(kernel));
     launches->push_back({name, blocks, threads, shared_bytes});
   }
-  static constexpr bool kOrdered = true;
-  attn_kernels::Device device() const { return machine; }
-  void zero(unsigned*, std::int64_t) const {}
 };
 
 // What would be launched for this shape; no memory is touched.
 template <class T>
 Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, bool channels_last,
-                     int k, bool aligned, bool view, attn_kernels::Device machine) {
+                     int k, bool aligned, bool view) {
   using Real = Acc<T>;
   const Shape shape(sizes[0], sizes[1], sizes[2], sizes[3]);
   T* x = reinterpret_cast<T*>(aligned ? std::uintptr_t{64} : 64 + sizeof(T));
@@ -81,7 +82,7 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
       x,    {k, 1, real, real}, real, real, scale, scale, real, real, real, real, nullptr, x, real,
       real, {real, real, real}};
   Geometry launches;
-  const Recorder launch{&launches, machine};
+  const Recorder launch{&launches};
   const attn_kernels::Convolution<Real> conv{k, 1, real, real};
   const attn_kernels::ViewGradients<Real> grads{real, real, real};
   if (op == "channel_pool") {
@@ -92,11 +93,10 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   } else if (op == "spatial_gate") {
     attn_kernels::spatial_gate<T>(
         launch, shape, channels_last,
-        {{x, conv, scale, scale, real, real, real}, view ? x : nullptr, view, x, nullptr});
+        {{x, conv, scale, scale, real, real, real}, view ? x : nullptr, view, x});
   } else if (op == "spatial_gate_backward") {
     T* y = view ? x : nullptr;
-    attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last,
-                                           {gradient, x, y, y, nullptr});
+    attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last, {gradient, x, y, y});
   } else if (op == "spatial_attention") {
     attn_kernels::spatial_attention<T>(launch, shape, channels_last,
                                        {x, conv, scale, scale, real, real, real});
@@ -157,10 +157,9 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
 
 Geometry geometry(const std::string& op, const std::string& dtype,
                   std::array<std::int64_t, 4> shape, bool channels_last, int k, bool aligned,
-                  bool view, int multiprocessors, std::int64_t l2_bytes) {
-  const attn_kernels::Device machine{multiprocessors, l2_bytes};
+                  bool view) {
   const auto of = [&](auto type) {
-    return geometry_of<decltype(type)>(op, shape, channels_last, k, aligned, view, machine);
+    return geometry_of<decltype(type)>(op, shape, channels_last, k, aligned, view);
   };
   if (dtype == "float32") return of(float());
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
@@ -174,12 +173,5 @@ Geometry geometry(const std::string& op, const std::string& dtype,
 
 PYBIND11_MODULE(NAME, m) {
   m.def("run", &run);
-  m.def("geometry",
-        [](const std::string& op, const std::string& dtype, std::array<std::int64_t, 4> shape,
-           bool channels_last, int k, bool aligned, bool view) {
-          const attn_kernels::Device any = Launch().machine;
-          return geometry(op, dtype, shape, channels_last, k, aligned, view, any.multiprocessors,
-                          any.l2_bytes);
-        });
-  m.def("geometry_on", &geometry);
+  m.def("geometry", &geometry);
 }

@@ -109,9 +109,6 @@ struct Ops {
   Buffer<Real> partial() const {
     return {"partial", attn_kernels::reduce_partials<T>(at.shape, at.channels_last)};
   }
-  Buffer<unsigned> counters() const {
-    return {"counters", attn_kernels::ordered_counters(at.shape)};
-  }
   Buffer<Real> weights() const {
     return {"weights", attn_kernels::weight_partials(at.shape, at.k, at.groups)};
   }
@@ -161,10 +158,9 @@ struct Ops {
     }
     auto residual = in<T>("residual", 5);
     Buffer<T> y("y", elements, at.skew);
-    auto counters = this->counters();
     attn_kernels::spatial_gate<T>(at.launch, at.shape, at.channels_last,
-                                  {attention, residual.data(), at.relu, y.data(), counters.data()});
-    stats.bytes(), counters.bytes();
+                                  {attention, residual.data(), at.relu, y.data()});
+    stats.bytes();
     return {y.bytes(), map.bytes(), pooled.bytes()};
   }
 
@@ -199,12 +195,10 @@ struct Ops {
     }
     auto dy = in<T>("dy", 0), y = in<T>("y", 7);
     Buffer<T> dr("dr", y.given ? elements : 0, at.skew);
-    auto counters = this->counters();
     attn_kernels::spatial_gate_backward<T>(
         at.launch, at.shape, at.channels_last,
-        {gradient, dy.data(), y.data(), y.given ? dr.data() : nullptr, counters.data()});
+        {gradient, dy.data(), y.data(), y.given ? dr.data() : nullptr});
     auto all = results();
-    counters.bytes();
     all.push_back(dr.bytes());
     return all;
   }

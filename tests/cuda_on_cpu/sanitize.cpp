@@ -90,16 +90,9 @@ void run_weight_gradient_in_one_block() {
                                                 partial.data()});
 }
 
-// Images enough for a launch of all stages at once: x is larger than this L2, its images are not.
-void run_ordered() {
-  const Case at{Shape(16, 4, 4, 4), false, 3, 0, Launch{Order::kShuffled, 2, {1, 3600}}};
-  run_all<float>(at);
-}
-
 }  // namespace
 
 int main() {
-  run_ordered();
   run_weight_gradient_in_one_block();
   run_planes<float>({Shape(1, 130, 1, 1), false},
                     130);  // more hidden units than a block takes at once

@@ -8,8 +8,6 @@
 #include <cstdlib>
 #include <vector>
 
-#include "cuda/tiling.h"
-
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
   std::printf("CUDA error %d\n", static_cast<int>(error));
@@ -39,13 +37,6 @@ std::vector<E> from_device(const E* memory, size_t count) {
 
 // Waits after each launch, so that the simulator's counters are those of one kernel.
 struct Launch {
-  attn_kernels::Device machine;
-
-  static constexpr bool kOrdered = true;
-  attn_kernels::Device device() const { return machine; }
-  void zero(unsigned* memory, int64_t count) const {
-    check(cudaMemset(memory, 0, count * sizeof(unsigned)));
-  }
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                   Arguments... arguments) const {

@@ -82,10 +82,7 @@ int run(const std::string& chain, const Sizes& s) {
   t.index = to_device(wanted.argmax);
 
   std::printf("BEGIN %s\n", chain.c_str());
-  // Without SIM_L2_BYTES: so much that x is never too large for separate launches.
-  const char* l2 = std::getenv("SIM_L2_BYTES");
-  const char* cores = std::getenv("SIM_CORES");
-  const Launch launch = {{cores ? std::atoi(cores) : 1, l2 ? std::atoll(l2) : INT64_MAX}};
+  const Launch launch;
   if (chain == "copy") base::copy(launch, t);
   if (chain == "eager") base::eager(launch, t);
   if (chain == "compile") base::compiled(launch, t);

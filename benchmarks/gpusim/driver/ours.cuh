@@ -17,8 +17,7 @@ void ours(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
       {{t.x, {kKernel, 1, t.weight, t.bias}, nullptr, nullptr, partial, t.map, t.pooled},
        nullptr,
        false,
-       t.y,
-       on_device<unsigned>(attn_kernels::ordered_counters(shape))});
+       t.y});
 }
 
 template <class T>
@@ -33,7 +32,6 @@ void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>&
   of.d_logit = t.d_logit, of.d_pooled = t.d_pooled;
   of.argmax = on_device<int>(s.pixels());
   of.dx = t.dx, of.d_weight = t.d_weight, of.d_bias = t.d_bias;
-  unsigned* counters = on_device<unsigned>(attn_kernels::ordered_counters(shape));
   attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last,
-                                         {of, t.dy, nullptr, nullptr, counters});
+                                         {of, t.dy, nullptr, nullptr});
 }
