@@ -1,4 +1,4 @@
-"""The ordered launch of the spatial gate, on the CPU: the same bits as launches one by one."""
+"""The ordered launch of the spatial gate, on threads: the same bits as launches one by one."""
 
 from concurrent.futures import ThreadPoolExecutor
 
