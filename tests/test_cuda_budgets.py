@@ -115,9 +115,11 @@ def test_a_burst_taken_out_is_seen(gate_source):
 
 
 # Plain maps in float16, NCHW: 16-byte loads in flight, at least, and instructions per 16 bytes.
+# (The gate: 8 conversions, 8 products, 4 that pack, load and store, 2 addresses; the loop's own 7
+# are shared by a burst.)
 LIMITS = {
     "reduce_kernel<Pool<__half, float, false>, false, 8>": (4, 30),
-    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 26),
+    "gate_kernel<__half, false, 8, true, false, false, false>": (4, 25.8),
     "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
     "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
     "plane_reduce_kernel<Squeeze<__half, false, false>, false, 8, false>": (4, 22),

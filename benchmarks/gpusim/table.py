@@ -1,8 +1,8 @@
 """What simulated.csv says, chain beside chain: `python -m benchmarks.gpusim.table [FILE]`.
 
 A line per machine, shape and chain: kilocycles, and how many times a copy's and a compile-like
-chain's (for a backward: of their backwards) that is; DRAM traffic in multiples of x. The last row
-of a chain counts where it was simulated more than once with the same note.
+chain's (for a backward: recompute_bwd's) that is; DRAM traffic in multiples of x. The last row of a
+chain counts where it was simulated more than once with the same note.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def table(file: Path) -> str:
     for case, of_case in sorted(chains(file).items()):
         config, dtype, layout, shape = case
         for (name, note), chain in of_case.items():
-            backward = "_bwd" if name.endswith("_bwd") else ""
-            compiled = of_case.get((f"compile{backward}", ""))
+            compiled = of_case.get(("recompute_bwd" if name.endswith("_bwd") else "compile", ""))
             cells = [
                 f"{config} {shape} {dtype} {layout}",
                 f"{name}{', ' if note else ''}{note}{'' if chain.right else ' WRONG'}",

@@ -33,8 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> spatial_gate_cuda(const Tensor& x, const Tens
           view.shift<Real>(), out<Real>(partial), out<Real>(map), out<Real>(pooled)},
          in<T>(residual),
          relu,
-         out<T>(y),
-         nullptr});
+         out<T>(y)});
   });
   return {y, map, pooled};
 }
@@ -51,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spatial_gate_backward
   spatial([&](const CudaLaunch& launch, const Shape& shape, bool channels_last, const auto& of) {
     using T = typename std::decay_t<decltype(of)>::Element;
     spatial_gate_backward<T>(launch, shape, channels_last,
-                             {of, in<T>(dy), in<T>(y), y ? out<T>(dr) : nullptr, nullptr});
+                             {of, in<T>(dy), in<T>(y), y ? out<T>(dr) : nullptr});
   });
   return std::tuple_cat(spatial.results(), std::tuple(dr));
 }
