@@ -259,9 +259,9 @@ def check_blend(
     check_feature_map("x", x)
     check_operand("y", y, x.shape, x)
     check_operand("a", a, x.shape, x)
-    for name, t in (("scale", scale), ("shift", shift), ("g", g)):
-        if t is not None or name != "g":
-            check_factors(t, None, x, name=name)
+    given: dict[str, Any] = {"scale": scale, "shift": shift} | ({} if g is None else {"g": g})
+    for name, t in given.items():
+        check_factors(t, None, x, name=name)
     if not isinstance(factor, int | float) or isinstance(factor, bool):
         raise TypeError(f"factor: expected a number, got {factor!r}")
 

@@ -132,7 +132,9 @@ def of_one_map(gate):
 
     def function(x, scale, shift):
         scale, shift = (t.to(x.dtype) for t in (scale, shift))
-        return gate(x, x.flip(1), x.roll(1, 1), scale, shift, (scale - shift)[None], factor=2)
+        return gate(
+            x, x.flip(1), x.roll(1, 1), scale, shift, (scale - shift)[None, :, None, None], factor=2
+        )
 
     return function
 

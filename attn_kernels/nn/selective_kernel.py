@@ -172,7 +172,7 @@ def kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:
     """Of each path."""
     if kernel_size is None:
         return [3, 5]
-    sizes = list(kernel_size) if isinstance(kernel_size, list | tuple) else [kernel_size] * 2
+    sizes = [kernel_size] * 2 if isinstance(kernel_size, int) else list(kernel_size)
     if not sizes:
         raise ValueError("kernel_size: expected at least one, got none")
     for size in sizes:

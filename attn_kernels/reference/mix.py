@@ -5,8 +5,6 @@ import torch
 from .precision import widened
 from .view import finished, finished_backward, per_pixel
 
-Maps = tuple[torch.Tensor | None, ...]
-
 
 def mix(
     x: torch.Tensor | Sequence[torch.Tensor],
