@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .nn import SpatialAttention
+from .nn import SpatialAttention, SpatialSE
 
-GATES = (SpatialAttention,)  # their child `key` gives the map before its sigmoid
+GATES = (SpatialAttention, SpatialSE)  # their child `key` gives the map before its sigmoid
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def attention_maps(model: nn.Module, images: Any) -> dict[str, torch.Tensor]:
 
     Args:
         model: any module; its spatial gates are found wherever they are: `SpatialGate`,
-            `SpatialAttention` and all that are made with it.
+            `SpatialAttention`, `SpatialSE`, and all that are made with them.
         images: what the model is called with, as a rule (N, C, H, W).
 
     Returns:

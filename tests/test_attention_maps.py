@@ -81,6 +81,12 @@ def test_a_gate_alone_and_a_model_without_gates():
     assert ak.attention_maps(nn.Conv2d(C, C, 1), x) == {}
 
 
+def test_the_spatial_half_of_scse():
+    gate, x = ak.SpatialChannelSE(C), torch.randn(2, C, 6, 5)
+    maps = ak.attention_maps(gate, x)
+    torch.testing.assert_close(maps, {"sSE": torch.sigmoid(gate.sSE.Conv1x1(x))})
+
+
 def test_a_compiled_model():
     model, images = Shared(), torch.randn(2, 3, 14, 12)
     compiled = torch.compile(model.eval(), backend="aot_eager")

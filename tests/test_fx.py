@@ -5,32 +5,41 @@ import pickle
 
 import pytest
 import torch
-from calls import C, H, N, W, every, functions
+from calls import C, H, N, W, composed, every, functions
 
 from attn_kernels.functional import spatial_gate
 
 
 def run(module, x):
-    """Values and gradients."""
+    """Values and gradients, those of parameters in the order of their names."""
     x = x.clone().requires_grad_()
     outputs = torch.utils._pytree.tree_leaves(module(x))
     sum(y.square().sum() for y in outputs).backward()
-    return [*outputs, x.grad, *(p.grad for p in module.parameters())]
+    return [*outputs, x.grad, *(p.grad for _, p in sorted(module.named_parameters()))]
 
 
-def assert_same(module, other, x):
+def assert_same(module, other, x, **tolerance):
     for ours, expected in zip(run(other, x), run(copy.deepcopy(module), x), strict=True):
-        assert torch.equal(ours, expected)
+        torch.testing.assert_close(ours, expected, **tolerance)
+
+
+def assert_traced_is(module, **tolerance):
+    x = torch.randn(N, C, H, W)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(module))
+    assert_same(module, traced, x, **tolerance)
+    traced.zero_grad()
+    assert_same(module, pickle.loads(pickle.dumps(traced)), x, **tolerance)
+    assert torch.fx.symbolic_trace(traced).code == traced.code
 
 
 @pytest.mark.parametrize("name", every())
 def test_a_traced_model_is_the_model(name):
-    module, x = every()[name], torch.randn(N, C, H, W)
-    traced = torch.fx.symbolic_trace(copy.deepcopy(module))
-    assert_same(module, traced, x)
-    traced.zero_grad()
-    assert_same(module, pickle.loads(pickle.dumps(traced)), x)
-    assert torch.fx.symbolic_trace(traced).code == traced.code
+    assert_traced_is(every()[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", composed())
+def test_a_traced_model_of_parts_is_the_model_up_to_rounding(name):
+    assert_traced_is(composed()[name])
 
 
 @pytest.mark.parametrize("name", functions())

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from calls import All, C, H, N, W, functions, modules
+from calls import All, C, H, N, W, composed, functions, modules
 
 import attn_kernels as ak
 
@@ -34,7 +34,7 @@ def assert_standard_and_right(model_bytes, module, x):
         torch.testing.assert_close(torch.from_numpy(theirs), ours)
 
 
-@pytest.mark.parametrize("of", [functions, modules])
+@pytest.mark.parametrize("of", [functions, modules, composed])
 def test_every_function_and_module_with_any_batch(of):
     module = All(of().values()).eval()
     batch = {"x": {0: torch.export.Dim("batch")}}

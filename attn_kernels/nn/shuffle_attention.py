@@ -6,7 +6,6 @@ from torch import nn
 
 from .. import functional
 from ..checks import check_int
-from ..ops import acc_dtype
 from .children import obstacle, parameter, unfused
 
 
@@ -54,17 +53,16 @@ class ShuffleAttention(nn.Module):
 
     def _mix(self, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         norm: Any = self.gn
-        acc = acc_dtype(mean)
         cweight, cbias, sweight, sbias = (
-            p.to(acc) for p in (self.cweight, self.cbias, self.sweight, self.sbias)
+            p.to(mean.dtype) for p in (self.cweight, self.cbias, self.sweight, self.sbias)
         )
         weight, bias = (parameter(norm, name) for name in ("weight", "bias"))
         # (N, G, 2, C / 2G, 1, 1): the halves of each group.
         halves = (self.groups, 2, -1)
         first = mean.unflatten(1, halves)[:, :, 0]
         slope = sweight * torch.rsqrt(var.unflatten(1, halves)[:, :, 1] + norm.eps)
-        p1 = slope if weight is None else slope * weight.to(acc)[:, None, None]
-        shift = sbias if bias is None else sbias + sweight * bias.to(acc)[:, None, None]
+        p1 = slope if weight is None else slope * weight.to(mean.dtype)[:, None, None]
+        shift = sbias if bias is None else sbias + sweight * bias.to(mean.dtype)[:, None, None]
         p0 = torch.stack([cweight * first + cbias, shift.expand_as(first)], 2)
         p1 = torch.stack([torch.zeros_like(p1), p1], 2)
         return p0.flatten(1, 3), p1.flatten(1, 3), None, mean

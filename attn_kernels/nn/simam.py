@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from .. import functional
+from ..functional.operands import overridable
 
 
 class SimAM(nn.Module):
@@ -30,9 +31,7 @@ class SimAM(nn.Module):
         self.e_lambda = e_lambda
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pixels = x.shape[-2:].numel() if x.dim() == 4 else 0
-        if pixels == 1:
-            raise ValueError(f"x: expected more than one pixel, got {tuple(x.shape)}")
+        pixels = pixels_of(x)
 
         def mix(mean, var):
             unbiased = var * (pixels / (pixels - 1))
@@ -42,3 +41,12 @@ class SimAM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"e_lambda={self.e_lambda}"
+
+
+@overridable  # one node to torch.fx, whose proxies have no sizes to compare
+def pixels_of(x: torch.Tensor) -> int:
+    """H * W, more than 1 where x is a map at all."""
+    pixels = x.shape[-2:].numel()
+    if x.dim() == 4 and pixels == 1:
+        raise ValueError(f"x: expected more than one pixel, got {tuple(x.shape)}")
+    return pixels

@@ -27,6 +27,8 @@ class SpatialSE(nn.Module):
     Roy et al., Concurrent Spatial and Channel Squeeze & Excitation, MICCAI 2018.
     """
 
+    key = "Conv1x1"  # of the convolution
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         check_int("channels", channels, least=1)
