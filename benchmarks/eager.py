@@ -44,6 +44,32 @@ def cbam(x, w1, w2, weight):
     return spatial_gate(x * torch.sigmoid(sum(logits)), weight)
 
 
+def selective_kernel(x, other, w1, w2):
+    """What selects between two paths' maps, and the selection."""
+    stack = torch.stack([x, other], 1)
+    mean = stack.sum(1).mean((2, 3), keepdim=True)
+    return (stack * selection(mean, w1, w2)).sum(1)
+
+
+def split_attention(x, w1, w2):
+    """The same between the two halves of one map's channels."""
+    branches = x.unflatten(1, (2, -1))
+    mean = branches.sum(1).mean((2, 3), keepdim=True)
+    return (branches * selection(mean, w1, w2)).sum(1)
+
+
+def selection(mean, w1, w2):
+    logits = F.conv2d(F.relu(F.conv2d(mean, w1)), w2)
+    return torch.softmax(logits.unflatten(1, (2, -1)), 1)
+
+
+def blend(x, y, a, scale, shift):
+    """The end of attentional feature fusion, from the last norm of its local branch on."""
+    mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
+    w = torch.sigmoid(F.batch_norm(a, mean, variance, scale, shift, eps=0.0))
+    return x * w + y * (1 - w)
+
+
 def se_tail(*arguments):
     return tail(squeeze_excite, *arguments)
 

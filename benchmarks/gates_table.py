@@ -98,6 +98,28 @@ GATES = (
         "`sa_layer`",
         "shuffle_attention",
     ),
+    Gate(
+        "selective kernels",
+        "arxiv.org/abs/1903.06586",
+        ak.SelectiveKernel,
+        "timm's `SelectiveKernel`; traffic: the selection between two paths",
+        "selective_kernel",
+    ),
+    Gate(
+        "split attention",
+        "arxiv.org/abs/2004.08955",
+        ak.SplitAttention,
+        "timm's `SplitAttn`; traffic: the selection, of x's halves",
+        "split_attention",
+    ),
+    Gate(
+        "AFF",
+        "arxiv.org/abs/2009.14082",
+        ak.AFF,
+        "`AFF`; traffic: from the local branch's last norm on",
+        "blend",
+    ),
+    Gate("iterative AFF", "arxiv.org/abs/2009.14082", ak.IAFF, "`iAFF`; as AFF, twice", ""),
     Gate("GAM", "arxiv.org/abs/2112.05561", ak.GAMAttention, "`GAM_Attention`"),
     Gate(
         "its channel gate",
@@ -114,6 +136,7 @@ GATES = (
         "se_tail",
     ),
 )
+MOST_ARGUMENTS = 6
 NOTE = """\
 Bytes moved, in multiples of x, forward / backward, by the model of
 [benchmarks](benchmarks/README.md#the-traffic-model): nothing cached; planes and smaller hidden maps
@@ -122,9 +145,9 @@ are left out."""
 
 def arguments(cls: type) -> str:
     """As they are written: (channels, ratio=16)."""
-    parameters = inspect.signature(cls).parameters.values()
-    bare = (p.replace(annotation=inspect.Parameter.empty) for p in parameters)
-    return f"({', '.join(map(str, bare))})"
+    parameters = list(inspect.signature(cls).parameters.values())
+    bare = [str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters]
+    return f"({', '.join(bare if len(bare) <= MOST_ARGUMENTS else [*bare[:2], '...'])})"
 
 
 def traffic_of(op: str, who: str) -> str:

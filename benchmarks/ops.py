@@ -88,6 +88,23 @@ def shuffle_parameters(shape):
     return (*[(1, half, 1, 1)] * 4, (half,), (half,))
 
 
+def selective_parameters(shape):
+    return (shape, *selection_parameters(shape[1]))
+
+
+def split_parameters(shape):
+    return selection_parameters(shape[1] // 2)
+
+
+def selection_parameters(c):
+    r = max(c // SE_RATIO, SE_LEAST_HIDDEN)
+    return ((r, c, 1, 1), (2 * c, r, 1, 1))
+
+
+def blend_parameters(shape):
+    return (shape, shape, (shape[1],), (shape[1],))
+
+
 def bam_hidden(channels):
     return max(1, channels // BAM_RATIO)
 
@@ -143,9 +160,10 @@ def settle_cbam_tail(residual, gamma, beta, *gate_parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """Called as eager(x, *parameters). Ours is the function of that name in attn_kernels.functional
-    or, where there is `module`, the module that it makes for a number of channels: its parameters,
-    in their order, are the last of ours; what comes before them is handed to it beside x.
+    """Called as eager(x, *parameters). Ours is `function`, by default the one of that name in
+    attn_kernels.functional, or, where there is `module`, the module that it makes for a number of
+    channels: its parameters, in their order, are the last of ours; what comes before them is handed
+    to it beside x.
     """
 
     eager: Callable[..., torch.Tensor]
@@ -153,6 +171,7 @@ class Op:
     shapes: str  # of benchmarks.cases.SHAPES, the sets that it is measured on
     settle: Callable[..., None] = lambda *parameters: None  # see make_inputs
     module: Callable[[int], torch.nn.Module] | None = None
+    function: Callable[..., torch.Tensor] | None = None
     kernel: str = ""  # the op whose backend serves it, where that has another name
     gate: str = ""  # of a tail: the op of its gate
 
@@ -167,11 +186,12 @@ class Op:
     @property
     def truth(self) -> Callable[..., torch.Tensor]:
         """For float64."""
-        return self.eager if self.module else getattr(ak.reference, self.name)
+        written = self.module is None and self.function is None
+        return getattr(ak.reference, self.name) if written else self.eager
 
     def ours(self, x: torch.Tensor, parameters: tuple) -> Callable[..., torch.Tensor]:
         if self.module is None:
-            return getattr(ak.functional, self.name)
+            return self.function or getattr(ak.functional, self.name)
         module = self.module(x.shape[1])
         slots = [(holder, name) for holder in module.modules() for name in holder._parameters]
         slots = [(holder, name) for holder, name in slots if getattr(holder, name) is not None]
@@ -222,6 +242,16 @@ def shuffle_module(channels: int) -> torch.nn.Module:
 
 def simam_module(channels: int) -> torch.nn.Module:
     return ak.SimAM(SIMAM_LAMBDA)
+
+
+def selective_kernel(x, other, w1, w2):
+    select = functools.partial(eager.selection, w1=w1, w2=w2)
+    return ak.functional.mix_squeeze_gate([x, other], select)
+
+
+def split_attention(x, w1, w2):
+    select = functools.partial(eager.selection, w1=w1, w2=w2)
+    return ak.functional.mix_squeeze_gate(x, select, 2)
 
 
 def by_this_batch(module: torch.nn.Module) -> torch.nn.Module:
@@ -288,6 +318,21 @@ OPS = {
             module=shuffle_module,
             kernel="self_gate",
         ),
+        Op(
+            eager.selective_kernel,
+            selective_parameters,
+            "gates,tiny",
+            function=selective_kernel,
+            kernel="mix",
+        ),
+        Op(
+            eager.split_attention,
+            split_parameters,
+            "gates,tiny",
+            function=split_attention,
+            kernel="mix",
+        ),
+        Op(eager.blend, blend_parameters, "gates,tiny"),
         Op(
             eager.se_tail,
             tail_parameters(squeeze_excite_parameters),

@@ -102,6 +102,21 @@ def scale_limit(s: Sizes) -> Traffic:
     return Traffic(3 * s.X, 5 * s.X)
 
 
+def selective_limit(s: Sizes) -> Traffic:
+    """Forward: read both maps, write y. Backward: read dy and them, write their gradients."""
+    return Traffic(3 * s.X, 5 * s.X)
+
+
+def split_limit(s: Sizes) -> Traffic:
+    """The same, where both are halves of x, and y is as large as one."""
+    return Traffic(3 * s.X // 2, 5 * s.X // 2)
+
+
+def blend_limit(s: Sizes) -> Traffic:
+    """Forward: read x, y, a, write z. Backward: read dz and them, write their gradients."""
+    return Traffic(4 * s.X, 7 * s.X)
+
+
 def tail_limit(s: Sizes) -> Traffic:
     """Forward: read x and the residual, write y. Backward: read dy, x and y, write dx and the
     residual's gradient."""
@@ -203,6 +218,18 @@ def self_gate_ours(s: Sizes) -> Traffic:
     dx from both (3 X). A shuffle of channels is where maps are stored and loaded.
     """
     return Traffic(3 * s.X, 5 * s.X)
+
+
+def selective_ours(s: Sizes) -> Traffic:
+    """Forward: the mean of the sum (2 X), mix (3 X). Backward: the selection's gradient from dy and
+    both maps (3 X); the final pass, dy to both gradients (3 X).
+    """
+    return Traffic(5 * s.X, 6 * s.X)
+
+
+def split_ours(s: Sizes) -> Traffic:
+    """selective_ours, where both maps are halves of x."""
+    return Traffic(5 * s.X // 2, 3 * s.X)
 
 
 def se_tail_ours(s: Sizes) -> Traffic:
@@ -357,6 +384,26 @@ def shuffle_eager(s: Sizes) -> Traffic:
     return Traffic(25 * s.X // 2, 21 * s.X)
 
 
+def selective_eager(s: Sizes) -> Traffic:
+    """Forward: stack (4 X), its sum (3 X), mean (X), product (4 X), sum (3 X). Backward: the
+    product's two (3 X, 5 X) and a sum (2 X), the mean's, expanded and divided (X), addition (5 X).
+    """
+    return Traffic(15 * s.X, 16 * s.X)
+
+
+def split_eager(s: Sizes) -> Traffic:
+    """selective_eager without the stack, where both maps are halves of x."""
+    return Traffic(11 * s.X // 2, 8 * s.X)
+
+
+def blend_eager(s: Sizes) -> Traffic:
+    """Forward: norm (2 X), sigmoid (2 X), 1 - w (2 X), two products (6 X), their sum (3 X).
+    Backward: of each product two (12 X), of 1 - w (2 X), addition (3 X), sigmoid (3 X), norm's sums
+    and elementwise part (4 X).
+    """
+    return Traffic(15 * s.X, 24 * s.X)
+
+
 def tail_eager(gate: Model) -> Model:
     """Around the gate, forward: BatchNorm (x twice, its result: 3 X), addition (3 X), ReLU (2 X).
     Backward: ReLU (3 X), BatchNorm (sums 2 X, elementwise 3 X).
@@ -473,6 +520,26 @@ def shuffle_compile(s: Sizes) -> Traffic:
     return Traffic(5 * s.X, 7 * s.X)
 
 
+def selective_compile(s: Sizes) -> Traffic:
+    """Forward: stack (4 X), the mean of its sum (2 X), the selection (3 X). Backward: the
+    selection's gradient (3 X), the stack's (3 X).
+
+    Not counted: on the CPU, PyTorch 2.13's training call copies the stack to channels_last.
+    """
+    return Traffic(9 * s.X, 6 * s.X)
+
+
+def split_compile(s: Sizes) -> Traffic:
+    """selective_compile without the stack, where both maps are halves of x."""
+    return Traffic(5 * s.X // 2, 3 * s.X)
+
+
+def blend_compile(s: Sizes) -> Traffic:
+    """Forward is the limit. Backward: w, stored, and da from dz, x, y and a (6 X); dx and dy (4 X);
+    the sums for scale and shift from dz, x, y, a and w (5 X)."""
+    return Traffic(4 * s.X, 15 * s.X)
+
+
 def se_tail_compile(s: Sizes) -> Traffic:
     """Forward: the norm's statistics (X), the mean (X), the rest (x, residual, y: 3 X). Backward:
     the gate's gradient from dy, y and x, the norm's sums from the same (6 X); dx and the residual's
@@ -577,6 +644,24 @@ MODELS: dict[str, dict[str, Model]] = {
         "eager": shuffle_eager,
         "compile": shuffle_compile,
     },
+    "selective_kernel": {
+        "limit": selective_limit,
+        "ours": selective_ours,
+        "eager": selective_eager,
+        "compile": selective_compile,
+    },
+    "split_attention": {
+        "limit": split_limit,
+        "ours": split_ours,
+        "eager": split_eager,
+        "compile": split_compile,
+    },
+    "blend": {
+        "limit": blend_limit,
+        "ours": blend_limit,
+        "eager": blend_eager,
+        "compile": blend_compile,
+    },
     "se_tail": {
         "limit": tail_limit,
         "ours": se_tail_ours,
@@ -636,6 +721,11 @@ SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
     "simam": {"eager": lambda s: 3 * s.X, "ours": lambda s: 0},
     # Eager, of one half each: its copy, the normalised, the sigmoid.
     "shuffle_attention": {"eager": lambda s: 3 * s.X // 2, "ours": lambda s: 0},
+    # Eager: the stack. Of halves of one map there is none.
+    "selective_kernel": {"eager": lambda s: 2 * s.X, "ours": lambda s: 0},
+    "split_attention": {"eager": lambda s: 0, "ours": lambda s: 0},
+    # Eager: the sigmoid, and 1 less that.
+    "blend": {"eager": lambda s: 2 * s.X, "ours": lambda s: 0},
     # Of every tail y, for the ReLU. Eager: the norm's result, too, and what the gate keeps.
     "se_tail": {"eager": lambda s: 2 * s.X, "ours": lambda s: s.X},
     "spatial_tail": {"eager": lambda s: 2 * s.X + s.I + 3 * s.P, "ours": lambda s: s.X + 3 * s.A},
