@@ -10,8 +10,10 @@ from ._version import __version__
 from .backends import available_backends, use_backend
 from .maps import attention_maps
 from .nn import (
+    AFF,
     BAM,
     CBAM,
+    IAFF,
     ChannelAttention,
     ChannelSE,
     CoordinateAttention,
@@ -19,12 +21,14 @@ from .nn import (
     GAMAttention,
     GAMChannelGate,
     GSoP,
+    SelectiveKernel,
     ShuffleAttention,
     SimAM,
     SpatialAttention,
     SpatialChannelSE,
     SpatialGate,
     SpatialSE,
+    SplitAttention,
     SqueezeExcite,
 )
 
@@ -32,8 +36,10 @@ if TYPE_CHECKING:
     from .fusion import fuse, unfuse
 
 __all__ = [
+    "AFF",
     "BAM",
     "CBAM",
+    "IAFF",
     "ChannelAttention",
     "ChannelSE",
     "CoordinateAttention",
@@ -41,12 +47,14 @@ __all__ = [
     "GAMAttention",
     "GAMChannelGate",
     "GSoP",
+    "SelectiveKernel",
     "ShuffleAttention",
     "SimAM",
     "SpatialAttention",
     "SpatialChannelSE",
     "SpatialGate",
     "SpatialSE",
+    "SplitAttention",
     "SqueezeExcite",
     "__version__",
     "attention_maps",

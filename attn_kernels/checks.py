@@ -201,10 +201,80 @@ def check_mixed_factors(factors: tuple[Any, ...], x: torch.Tensor, any_dtype: bo
             raise TypeError(f"{name}: expected {x.dtype} (as x), got {t.dtype}")
 
 
-def check_epilogue(residual: torch.Tensor | None, activation: str, x: torch.Tensor) -> None:
-    """What a gate ends with: a residual as x, or None, and an activation."""
+def check_maps(name: str, x: Any) -> tuple[torch.Tensor, ...]:
+    """One map, or a sequence of maps alike."""
+    if isinstance(x, _Tensor):
+        check_feature_map(name, x)
+        return (x,)
+    if not isinstance(x, tuple | list):
+        raise TypeError(f"{name}: expected a tensor or a list of tensors, got {type(x).__name__}")
+    if not x:
+        raise ValueError(f"{name}: expected at least one map, got none")
+    check_feature_map(f"{name}[0]", x[0])
+    for i, t in enumerate(x[1:], 1):
+        check_operand(f"{name}[{i}]", t, x[0].shape, x[0])
+        if t.dtype != x[0].dtype:
+            raise TypeError(f"{name}[{i}]: expected {x[0].dtype} (as {name}[0]), got {t.dtype}")
+    return tuple(x)
+
+
+def check_parts(parts: int, x: torch.Tensor, joined: bool) -> None:
+    """How many maps the channels of x are: a divisor of theirs, 1 where maps are separate."""
+    check_int("parts", parts, least=1)
+    if not joined and parts != 1:
+        raise ValueError(f"parts: expected 1 for a list of maps, got {parts}")
+    if x.shape[1] % parts:
+        raise ValueError(f"parts: expected a divisor of x's channels ({x.shape[1]}), got {parts}")
+
+
+def check_selection(
+    name: str, s: Any, x: torch.Tensor, expected: tuple[int, int] | None, any_dtype: bool = True
+) -> None:
+    """A factor for each of M maps and C channels; None: of as many maps as divide x's channels."""
+    check_floating(name, s)
+    (n, channels), size = x.shape[:2], tuple(s.shape)
+    if expected is None:
+        fits = len(size) > 2 and size[1] * size[2] == channels
+        words = f"M, {channels} / M"
+    else:
+        fits = size[1:3] == expected
+        words = f"{expected[0]}, {expected[1]}"
+    if not (fits and size[0] in (1, n) and size[3:] in ((), (1, 1))):
+        raise ValueError(f"{name}: expected shape ({n} or 1, {words}) or with 1, 1, got {size}")
+    if s.dtype != x.dtype and not any_dtype:
+        raise TypeError(f"{name}: expected {x.dtype} (as x), got {s.dtype}")
+    check_same_device(name, s, x)
+
+
+def check_blend(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    a: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    g: torch.Tensor | None,
+    factor: object,
+) -> None:
+    """Maps x, y and a alike, factors per channel, and a number."""
+    check_feature_map("x", x)
+    check_operand("y", y, x.shape, x)
+    check_operand("a", a, x.shape, x)
+    given: dict[str, Any] = {"scale": scale, "shift": shift} | ({} if g is None else {"g": g})
+    for name, t in given.items():
+        check_factors(t, None, x, name=name)
+    if not isinstance(factor, int | float) or isinstance(factor, bool):
+        raise TypeError(f"factor: expected a number, got {factor!r}")
+
+
+def check_epilogue(
+    residual: torch.Tensor | None, activation: str, x: torch.Tensor, channels: int | None = None
+) -> None:
+    """What a gate ends with: a residual as x, or None, and an activation. y may have other channels
+    than x.
+    """
     if residual is not None:
-        check_operand("residual", residual, x.shape, x)
+        size = x.shape if channels is None else (x.shape[0], channels, *x.shape[2:])
+        check_operand("residual", residual, size, x)
         if residual.dtype != x.dtype:
             raise TypeError(f"residual: expected {x.dtype} (as x), got {residual.dtype}")
     check_one_of("activation", activation, EPILOGUES)

@@ -42,6 +42,20 @@ def dense(x: torch.Tensor) -> torch.Tensor:
     return x if x.is_contiguous() else x.contiguous(memory_format=memory_format(x))
 
 
+def dense_planes(x: torch.Tensor) -> torch.Tensor:
+    """As `dense`, but planes, or in channels_last images, may lie apart: ops that mix maps read
+    slices of channels where they are.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return x
+    (_, c, h, w), (_, step, row, column) = x.shape, x.stride()
+    if memory_format(x) == torch.channels_last or h * w == 1:
+        in_place = (c == 1 or step == 1) and (h == 1 or w == 1 or row == w * column)
+    else:
+        in_place = (w == 1 or column == 1) and (h == 1 or row == w)
+    return x if in_place else x.contiguous(memory_format=memory_format(x))
+
+
 def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     """A weight or bias as the ops take it: contiguous, in the accumulate dtype of x."""
     if p is None:
@@ -207,6 +221,43 @@ def _self_gate_backward(dy, x, *operands):
     return _empty_like(x)
 
 
+def _mixed(x, parts):
+    """A map as each of those in x."""
+    n, c, h, w = x.shape
+    size, format = (n, c // parts, h, w), memory_format(x)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=format)
+
+
+def _mix(x, x1, x2, x3, s, *operands):
+    return _mixed(x, x.shape[1] // s.shape[2])
+
+
+def _mix_sums(dy, x, x1, x2, x3, y, parts):
+    maps = parts * sum(t is not None for t in (x, x1, x2, x3))
+    d_s = x.new_empty((x.shape[0], maps, x.shape[1] // parts), dtype=acc_dtype(x))
+    return d_s, x.new_empty(0) if y is None else _mixed(x, parts)
+
+
+def _mix_squeeze(x, x1, x2, x3, parts):
+    return x.new_empty((x.shape[0], x.shape[1] // parts), dtype=acc_dtype(x))
+
+
+def _mix_backward(dr, x, s, offset, tensors, parts):
+    return tuple(_empty_like(x) if i < tensors else x.new_empty(0) for i in range(4))
+
+
+def _mix_squeeze_carried(*operands):
+    return _mix_squeeze(*operands), *nothing_for_mix(*operands)
+
+
+def _blend(x, *operands):
+    return _empty_like(x)
+
+
+def _blend_backward(dz, x, y, a, scale, shift, factor):
+    return *(_empty_like(x) for _ in range(3)), _per_channel(x), _per_channel(x)
+
+
 def _squeeze_carried(x, statistics):
     return *_squeeze(x, statistics), *nothing(x)
 
@@ -234,6 +285,14 @@ def _self_squeeze_carried(x, statistics, groups):
 def nothing_for_self_gate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A token and four carriers, each of its own."""
     return *nothing(x), *(nothing(x)[1] for _ in range(3))
+
+
+def nothing_for_mix(x, x1, x2, x3, parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token, as the mix, and a carrier (N, M, C)."""
+    n, c, h, w = x.shape
+    maps = parts * sum(t is not None for t in (x, x1, x2, x3))
+    zero, acc = x.new_zeros(()), x.new_zeros((), dtype=acc_dtype(x))
+    return zero.expand(n, c // parts, h, w), acc.expand(n, maps, c // parts)
 
 
 def nothing_broadcast(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -274,6 +333,12 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "self_gate": _self_gate,
     "self_gate_sums": _self_gate_sums,
     "self_gate_backward": _self_gate_backward,
+    "mix": _mix,
+    "mix_sums": _mix_sums,
+    "mix_squeeze": _mix_squeeze,
+    "mix_backward": _mix_backward,
+    "blend": _blend,
+    "blend_backward": _blend_backward,
     "squeeze_carried": _squeeze_carried,
     "affine_gate_carried": _affine_gate_carried,
     "spatial_gate_carried": _spatial_gate_carried,
@@ -281,6 +346,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "broadcast_gate_carried": _broadcast_gate_carried,
     "self_squeeze_carried": _self_squeeze_carried,
     "self_gate_carried": _self_gate,
+    "mix_squeeze_carried": _mix_squeeze_carried,
+    "mix_carried": _mix,
 }
 
 # What other ops make up, whatever the device.
@@ -303,6 +370,11 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
         *nothing_for_self_gate(x),
     ),
     "self_gate_carried": lambda *operands: torch.ops.attn_kernels.self_gate.default(*operands[:6]),
+    "mix_squeeze_carried": lambda *operands: (
+        torch.ops.attn_kernels.mix_squeeze.default(*operands),
+        *nothing_for_mix(*operands),
+    ),
+    "mix_carried": lambda *operands: torch.ops.attn_kernels.mix.default(*operands[:7]),
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.

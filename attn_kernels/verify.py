@@ -79,6 +79,24 @@ OPS = (
         lambda c: [(c,), (c,), (c,)],
     ),
     Op(
+        "mix",
+        lambda x, *s: functional.mix([x, x.flip(1)], torch.stack(s)[None]),
+        lambda x, *s: reference.mix([x, x.flip(1)], torch.stack(s)[None]),
+        lambda c: [(c,), (c,)],
+    ),
+    Op(
+        "mix_squeeze",
+        lambda x: functional.mix_squeeze([x, x.flip(1)]),
+        lambda x: reference.mix_squeeze([x, x.flip(1)]),
+        lambda c: [],
+    ),
+    Op(
+        "blend",
+        lambda x, *p: functional.blend(x, x.flip(1), x.flip(2), *p, factor=2),
+        lambda x, *p: reference.blend(x, x.flip(1), x.flip(2), *p, factor=2),
+        lambda c: [(c,), (c,), (c,)],
+    ),
+    Op(
         "scale_gate",
         lambda x, *affine: functional.scale_gate(x, x.flip(1), *affine),
         lambda x, *affine: reference.scale_gate(x, x.flip(1), *affine),

@@ -115,22 +115,34 @@ def words(text: str) -> list[str]:
 def setups(
     ops: list[str], shapes: str | None, dtypes: list[str], layouts: list[str], device: str
 ) -> list[Setup]:
-    """The product; without `shapes`, each op takes its own set and the host-cost shape."""
+    """The product; without `shapes`, each op takes its own sets."""
     return [
         Setup(op, shape, dtype, layout)
         for dtype, layout, op in itertools.product(dtypes, layouts, ops)
-        for shape in parse_shapes(shapes or f"{OPS[op].shapes},tiny", device)
+        for shape in parse_shapes(shapes or OPS[op].shapes, device)
     ]
 
 
-DEFAULT_OPS = (
-    *("spatial_gate", "gam_channel_gate", "squeeze_excite", "cbam"),
-    *("se_tail", "spatial_tail", "cbam_tail"),
-)
+NOT_BY_DEFAULT = ("spatial_attention", "channel_pool", "scale_gate")  # parts of other ops
+DEFAULT_OPS = tuple(op for op in OPS if op not in NOT_BY_DEFAULT)
 DEFAULT_MODES = ("fwd", "full")
 
 
 def default_setups(device: str) -> list[Setup]:
-    """What `make bench` and the pytest-benchmark suite measure."""
-    dtypes = ["float32"] if device == "cpu" else ["float32", "float16"]
-    return setups(list(DEFAULT_OPS), None, dtypes, ["nchw"], device)
+    """What `make bench` and the pytest-benchmark suite measure: first the middle shape of every op,
+    so that each has its rows before the time is up, then a second of every op, and so on.
+    """
+    return [
+        setup
+        for dtype in (["float32"] if device == "cpu" else ["float32", "float16"])
+        for of_round in itertools.zip_longest(
+            *(middle_first(setups([op], None, [dtype], ["nchw"], device)) for op in DEFAULT_OPS)
+        )
+        for setup in of_round
+        if setup is not None
+    ]
+
+
+def middle_first(of_op: list[Setup]) -> list[Setup]:
+    middle = (len(of_op) - 1) // 2
+    return [of_op[middle], *of_op[:middle], *of_op[middle + 1 :]]

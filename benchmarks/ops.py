@@ -1,7 +1,7 @@
-"""The ops under test: their parameters and the usual eager module's code for each.
+"""The ops under test, each with the usual eager module's code, its parameters, and ours.
 
-The eager functions are what people run today, written as their modules write it: the yardstick of
-speed. The yardstick of correctness is `attn_kernels.reference` in float64.
+The eager functions (`eager.py`) are the yardstick of speed. The yardstick of correctness is
+`attn_kernels.reference` in float64.
 """
 
 from __future__ import annotations
@@ -12,72 +12,16 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 import attn_kernels as ak
 
-KERNEL_SIZE = 7
+from . import eager
+from .eager import BAM_DILATION, KERNEL_SIZE, SIMAM_LAMBDA, tail
+
 GAM_RATE = 4
-SE_RATIO = CBAM_RATIO = 16
-SE_LEAST_HIDDEN = 8
-
-
-def channel_pool(x):
-    return torch.cat([torch.mean(x, 1, keepdim=True), torch.max(x, 1, keepdim=True)[0]], 1)
-
-
-def spatial_attention(x, weight):
-    return torch.sigmoid(F.conv2d(channel_pool(x), weight, padding=KERNEL_SIZE // 2))
-
-
-def spatial_gate(x, weight):
-    return x * spatial_attention(x, weight)
-
-
-def gam_channel_gate(x, w1, b1, w2, b2):
-    n, c, h, w = x.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    attention = F.linear(F.relu(F.linear(pixels, w1, b1)), w2, b2)
-    return x * attention.view(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def scale_gate(x, a, scale, shift):
-    """The tail of GAM's spatial branch: an evaluated BatchNorm, a sigmoid and the product."""
-    mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
-    return x * torch.sigmoid(F.batch_norm(a, mean, variance, scale, shift, eps=0.0))
-
-
-def squeeze_excite(x, w1, b1, w2, b2):
-    mean = x.mean((2, 3), keepdim=True)
-    return x * torch.sigmoid(F.conv2d(F.relu(F.conv2d(mean, w1, b1)), w2, b2))
-
-
-def cbam(x, w1, w2, weight):
-    mean, maximum = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
-    logits = (F.conv2d(F.relu(F.conv2d(pooled, w1)), w2) for pooled in (mean, maximum))
-    return spatial_gate(x * torch.sigmoid(sum(logits)), weight)
-
-
-def se_tail(*arguments):
-    return tail(squeeze_excite, *arguments)
-
-
-def spatial_tail(*arguments):
-    return tail(spatial_gate, *arguments)
-
-
-def cbam_tail(*arguments):
-    return tail(cbam, *arguments)
-
-
-def tail(gate, x, residual, gamma, beta, *gate_parameters):
-    """The end of a residual block, after its last convolution."""
-    return F.relu(gate(trained_norm(x, gamma, beta), *gate_parameters) + residual)
-
-
-def trained_norm(x, gamma, beta):
-    """Batch normalisation as it is in training: by the statistics of this batch."""
-    return F.batch_norm(x, None, None, gamma, beta, training=True)
+SE_RATIO = CBAM_RATIO = BAM_RATIO = 16
+COORDINATE_RATIO = 32
+SE_LEAST_HIDDEN = COORDINATE_LEAST_HIDDEN = 8
 
 
 def no_parameters(shape):
@@ -116,6 +60,64 @@ def cbam_parameters(shape):
     return ((r, c, 1, 1), (c, r, 1, 1), *spatial_parameters(shape))
 
 
+def spatial_se_parameters(shape):
+    return ((1, shape[1], 1, 1),)
+
+
+def spatial_channel_se_parameters(shape):
+    c = shape[1]
+    return ((c // 2, c, 1, 1), (c, c // 2, 1, 1), *spatial_se_parameters(shape))
+
+
+def bam_parameters(shape):
+    c = shape[1]
+    r = bam_hidden(c)
+    kernels = ((r, c, 1, 1), (r, r, 3, 3), (r, r, 3, 3))
+    spatial = (parameter for kernel in kernels for parameter in (kernel, (r,), (r,)))
+    return ((r, c), (r,), (r,), (c, r), (c,), *spatial, (1, r, 1, 1), (1,))
+
+
+def coordinate_parameters(shape):
+    c = shape[1]
+    r = coordinate_hidden(c)
+    return ((r, c, 1, 1), (r,), (r,), (c, r, 1, 1), (c, r, 1, 1))
+
+
+def shuffle_parameters(shape):
+    half = shape[1] // (2 * shuffle_groups(shape[1]))
+    return (*[(1, half, 1, 1)] * 4, (half,), (half,))
+
+
+def selective_parameters(shape):
+    return (shape, *selection_parameters(shape[1]))
+
+
+def split_parameters(shape):
+    return selection_parameters(shape[1] // 2)
+
+
+def selection_parameters(c):
+    r = max(c // SE_RATIO, SE_LEAST_HIDDEN)
+    return ((r, c, 1, 1), (2 * c, r, 1, 1))
+
+
+def blend_parameters(shape):
+    return (shape, shape, (shape[1],), (shape[1],))
+
+
+def bam_hidden(channels):
+    return max(1, channels // BAM_RATIO)
+
+
+def coordinate_hidden(channels):
+    return max(COORDINATE_LEAST_HIDDEN, channels // COORDINATE_RATIO)
+
+
+def shuffle_groups(channels):
+    """The published 64, where that leaves two channels for each half of a group."""
+    return max(1, min(64, channels // 4))
+
+
 def tail_parameters(parameter_shapes):
     """The residual, the norm's weight and bias, and the gate's."""
     return lambda shape: (shape, (shape[1],), (shape[1],), *parameter_shapes(shape))
@@ -124,6 +126,24 @@ def tail_parameters(parameter_shapes):
 def keep_the_maximum(w1, w2, weight):
     """A channel gate that is nearly the same in all channels: a pixel's maximum stays clear."""
     w2 /= 10
+
+
+def settle_bam(w1, gamma, beta, w2, b2, *spatial):
+    keep_norm_off_the_kink(gamma, beta)
+    for i in range(0, 9, 3):
+        keep_norm_off_the_kink(*spatial[i + 1 : i + 3])
+
+
+def keep_norm_off_the_kink(gamma, beta):
+    """Hidden units clearly on or clearly off: what the norm scales stays within 3."""
+    gamma.clamp_(-0.4, 0.4)
+    beta.copy_(3 * beta.sign())
+
+
+def settle_coordinate(w1, gamma, beta, w_h, w_w):
+    """Between the kinks of the hard swish, at -3 and 3."""
+    gamma.clamp_(-0.4, 0.4)
+    beta /= 50
 
 
 def settle_tail(residual, gamma, beta, *gate_parameters):
@@ -140,16 +160,18 @@ def settle_cbam_tail(residual, gamma, beta, *gate_parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """Called as eager(x, *parameters). Ours is the function of that name in attn_kernels.functional
-    or, where there is `module`, the module that it makes for a number of channels: its parameters,
-    in their order, are the last of ours; what comes before them is handed to it beside x.
+    """Called as eager(x, *parameters). Ours is `function`, by default the one of that name in
+    attn_kernels.functional, or, where there is `module`, the module that it makes for a number of
+    channels: its parameters, in their order, are the last of ours; what comes before them is handed
+    to it beside x.
     """
 
     eager: Callable[..., torch.Tensor]
     parameter_shapes: Callable[[tuple[int, ...]], tuple[tuple[int, ...], ...]]
-    shapes: str  # the set of benchmarks.cases.SHAPES that it is measured on
+    shapes: str  # of benchmarks.cases.SHAPES, the sets that it is measured on
     settle: Callable[..., None] = lambda *parameters: None  # see make_inputs
     module: Callable[[int], torch.nn.Module] | None = None
+    function: Callable[..., torch.Tensor] | None = None
     kernel: str = ""  # the op whose backend serves it, where that has another name
     gate: str = ""  # of a tail: the op of its gate
 
@@ -164,11 +186,12 @@ class Op:
     @property
     def truth(self) -> Callable[..., torch.Tensor]:
         """For float64."""
-        return self.eager if self.module else getattr(ak.reference, self.name)
+        written = self.module is None and self.function is None
+        return getattr(ak.reference, self.name) if written else self.eager
 
     def ours(self, x: torch.Tensor, parameters: tuple) -> Callable[..., torch.Tensor]:
         if self.module is None:
-            return getattr(ak.functional, self.name)
+            return self.function or getattr(ak.functional, self.name)
         module = self.module(x.shape[1])
         slots = [(holder, name) for holder in module.modules() for name in holder._parameters]
         slots = [(holder, name) for holder, name in slots if getattr(holder, name) is not None]
@@ -201,45 +224,137 @@ def cbam_module(channels: int) -> torch.nn.Module:
     return ak.CBAM(channels, min(CBAM_RATIO, channels), KERNEL_SIZE)
 
 
+def bam_module(channels: int) -> torch.nn.Module:
+    module = ak.BAM(channels, min(BAM_RATIO, channels), BAM_DILATION)
+    module.channel_att.gate_c.gate_c_fc_0.bias = None
+    for name in ("gate_s_conv_reduce0", "gate_s_conv_di_0", "gate_s_conv_di_1"):
+        module.spatial_att.gate_s.get_submodule(name).bias = None
+    return by_this_batch(module)
+
+
+def coordinate_module(channels: int) -> torch.nn.Module:
+    return by_this_batch(ak.CoordinateAttention(channels, bias=False))
+
+
+def shuffle_module(channels: int) -> torch.nn.Module:
+    return ak.ShuffleAttention(channels, shuffle_groups(channels))
+
+
+def simam_module(channels: int) -> torch.nn.Module:
+    return ak.SimAM(SIMAM_LAMBDA)
+
+
+def selective_kernel(x, other, w1, w2):
+    select = functools.partial(eager.selection, w1=w1, w2=w2)
+    return ak.functional.mix_squeeze_gate([x, other], select)
+
+
+def split_attention(x, w1, w2):
+    select = functools.partial(eager.selection, w1=w1, w2=w2)
+    return ak.functional.mix_squeeze_gate(x, select, 2)
+
+
+def by_this_batch(module: torch.nn.Module) -> torch.nn.Module:
+    """Its norms without running statistics, as `trained_norm`."""
+    for child in module.modules():
+        if isinstance(child, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            child.track_running_stats = False
+            child.running_mean = child.running_var = child.num_batches_tracked = None
+    return module
+
+
 OPS = {
     op.name: op
     for op in (
-        Op(spatial_gate, spatial_parameters, "resnet"),
-        Op(spatial_attention, spatial_parameters, "resnet"),
-        Op(channel_pool, no_parameters, "resnet"),
-        Op(gam_channel_gate, gam_parameters, "gam", keep_off_the_kink),
-        Op(scale_gate, scale_parameters, "gam"),
-        Op(squeeze_excite, squeeze_excite_parameters, "gates"),
+        Op(eager.spatial_gate, spatial_parameters, "resnet,tiny"),
+        Op(eager.spatial_attention, spatial_parameters, "resnet,tiny"),
+        Op(eager.channel_pool, no_parameters, "resnet,tiny"),
+        Op(eager.gam_channel_gate, gam_parameters, "gam,tiny", keep_off_the_kink),
+        Op(eager.scale_gate, scale_parameters, "gam,tiny"),
+        Op(eager.squeeze_excite, squeeze_excite_parameters, "gates,tiny"),
         Op(
-            cbam,
+            eager.cbam,
             cbam_parameters,
-            "gates",
+            "gates,tiny",
             keep_the_maximum,
             cbam_module,
             kernel="spatial_gate",
         ),
         Op(
-            se_tail,
-            tail_parameters(squeeze_excite_parameters),
+            eager.spatial_se,
+            spatial_se_parameters,
+            "gates,tiny",
+            module=ak.SpatialSE,
+            kernel="broadcast_gate",
+        ),
+        Op(
+            eager.spatial_channel_se,
+            spatial_channel_se_parameters,
+            "gates,tiny",
+            module=ak.SpatialChannelSE,
+            kernel="broadcast_gate",
+        ),
+        Op(  # without the smallest: one image has no batch statistics
+            eager.bam,
+            bam_parameters,
             "gates",
+            settle_bam,
+            bam_module,
+            kernel="broadcast_gate",
+        ),
+        Op(
+            eager.coordinate_attention,
+            coordinate_parameters,
+            "gates,tiny",
+            settle_coordinate,
+            coordinate_module,
+            kernel="broadcast_gate",
+        ),
+        Op(eager.simam, no_parameters, "gates,tiny", module=simam_module, kernel="self_gate"),
+        Op(
+            eager.shuffle_attention,
+            shuffle_parameters,
+            "gates,tiny",
+            module=shuffle_module,
+            kernel="self_gate",
+        ),
+        Op(
+            eager.selective_kernel,
+            selective_parameters,
+            "gates,tiny",
+            function=selective_kernel,
+            kernel="mix",
+        ),
+        Op(
+            eager.split_attention,
+            split_parameters,
+            "gates,tiny",
+            function=split_attention,
+            kernel="mix",
+        ),
+        Op(eager.blend, blend_parameters, "gates,tiny"),
+        Op(
+            eager.se_tail,
+            tail_parameters(squeeze_excite_parameters),
+            "gates,tiny",
             settle_tail,
             tail_of(ak.SqueezeExcite),
             kernel="affine_gate",
             gate="squeeze_excite",
         ),
         Op(
-            spatial_tail,
+            eager.spatial_tail,
             tail_parameters(spatial_parameters),
-            "gates",
+            "gates,tiny",
             settle_tail,
             tail_of(spatial_module),
             kernel="spatial_gate",
             gate="spatial_gate",
         ),
         Op(
-            cbam_tail,
+            eager.cbam_tail,
             tail_parameters(cbam_parameters),
-            "gates",
+            "gates,tiny",
             settle_cbam_tail,
             tail_of(cbam_module),
             kernel="spatial_gate",

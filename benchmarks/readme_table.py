@@ -1,8 +1,9 @@
-"""Writes the results that a Markdown file shows: `python -m benchmarks.readme_table [README.md]`.
+"""Writes the tables that a Markdown file shows: `python -m benchmarks.readme_table [README.md]`.
 
-Between the two marker lines comes a table for each results folder benchmarks/results/<name>/, and
-its speed-up plot where there is one. Nothing there is typed: with --check it fails unless the file
-already says what the results say.
+Between the marker lines of the results comes a table for each results folder
+benchmarks/results/<name>/, and its speed-up plot where there is one; between those of the gates,
+where the file has them, the table of gates. Nothing there is typed: with --check it fails unless
+the file already says what the results and the traffic model say.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import gates_table
 from .compare import Comparison, comparisons, noise_sentence
 from .errors import InputError
 from .results import FILE_NAME, read
@@ -19,6 +21,7 @@ from .table import NETWORK_STEP, ratio_text, share_text, time_text
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+GATES_BEGIN, GATES_END = "<!-- gates: begin -->", "<!-- gates: end -->"
 HEADER = (
     *("op", "shape", "dtype", "mode", "ours", "eager", "compile"),
     *("x eager", "x compile", "of limit"),
@@ -34,7 +37,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     try:
         old = options.file.read_text()
-        new = updated(old, section(options.results, options.file.parent), options.file)
+        results = section(options.results, options.file.parent)
+        new = updated(old, BEGIN, END, results, options.file)
+        if GATES_BEGIN in old:
+            new = updated(new, GATES_BEGIN, GATES_END, gates_table.section(), options.file)
         if options.check:
             return int(new != old)
         options.file.write_text(new)
@@ -47,12 +53,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def updated(text: str, content: str, file: Path) -> str:
+def updated(text: str, begin: str, end: str, content: str, file: Path) -> str:
     """The text with what lies between the markers replaced."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"{file}: expected one line {BEGIN} and, below it, one line {END}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{content}{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"{file}: expected one line {begin} and, below it, one line {end}")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def section(results: Path, relative_to: Path) -> str:
@@ -85,13 +91,15 @@ def results_section(file: Path, relative_to: Path) -> str:
 
 
 def shown(frame) -> list[Comparison]:
-    """Plain launches; on CUDA with a cold cache. Networks have a table of their own elsewhere."""
+    """Plain launches, op by op; on CUDA with a cold cache. Networks have a table elsewhere."""
     cache = "cold" if (frame["cache"] == "cold").any() else "warm"
-    return [
+    found = [
         c
         for c in comparisons(frame)
         if c.mode != NETWORK_STEP and c.launch == "plain" and c.cache == cache and c.time(c.ours)
     ]
+    ops = list(dict.fromkeys(c.op for c in found))
+    return sorted(found, key=lambda c: ops.index(c.op))
 
 
 def cells(c: Comparison) -> tuple[str, ...]:

@@ -13,6 +13,10 @@ The letters of the derivations:
     A   bytes of one plane in the accumulate dtype
     I   bytes of one plane of int64 indices
     H   bytes of GAM's hidden map, (N, C / 4, H, W), in x's dtype
+    B   bytes of BAM's hidden map, (N, C / 16, H, W), in x's dtype
+    R   bytes of one value for each row, (N, C, H, 1), in x's dtype
+    K   bytes of one value for each column, (N, C, 1, W), in x's dtype
+    M   bytes of coordinate attention's hidden units of rows and columns, (N, C / 32, H + W, 1)
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from collections.abc import Callable
 
 import torch
 
-from .ops import GAM_RATE
+from .ops import GAM_RATE, bam_hidden, coordinate_hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Sizes:
     A: int
     I: int  # noqa: E741  the letter of the derivations
     H: int
+    B: int = 0
+    R: int = 0
+    K: int = 0
+    M: int = 0
     reuse: bool = False
 
     @staticmethod
@@ -46,6 +54,10 @@ class Sizes:
             A=pixels * (8 if dtype == torch.float64 else 4),
             I=pixels * 8,
             H=pixels * max(1, c // GAM_RATE) * size,
+            B=pixels * bam_hidden(c) * size,
+            R=n * c * h * size,
+            K=n * c * w * size,
+            M=n * coordinate_hidden(c) * (h + w) * size,
             reuse=reuse,
         )
 
@@ -88,6 +100,21 @@ def pool_limit(s: Sizes) -> Traffic:
 def scale_limit(s: Sizes) -> Traffic:
     """Forward: read x and a, write y. Backward: read dy, x, a, write dx, da."""
     return Traffic(3 * s.X, 5 * s.X)
+
+
+def selective_limit(s: Sizes) -> Traffic:
+    """Forward: read both maps, write y. Backward: read dy and them, write their gradients."""
+    return Traffic(3 * s.X, 5 * s.X)
+
+
+def split_limit(s: Sizes) -> Traffic:
+    """The same, where both are halves of x, and y is as large as one."""
+    return Traffic(3 * s.X // 2, 5 * s.X // 2)
+
+
+def blend_limit(s: Sizes) -> Traffic:
+    """Forward: read x, y, a, write z. Backward: read dz and them, write their gradients."""
+    return Traffic(4 * s.X, 7 * s.X)
 
 
 def tail_limit(s: Sizes) -> Traffic:
@@ -157,6 +184,52 @@ def cbam_ours(s: Sizes) -> Traffic:
     gate = spatial_gate_ours(s)
     second = 0 if s.reuse else s.X
     return Traffic(s.X + gate.fwd, second + gate.bwd + 2 * s.X)
+
+
+def spatial_se_ours(s: Sizes) -> Traffic:
+    """Forward: squeeze reads x, writes the sums (P); the map's sigmoid (2 P); gate reads x and the
+    map, writes y. Backward: the map's gradient from dy and x (2 X, 2 P), sigmoid (3 P), the final
+    pass (dy, x for the weight's gradient, dx: 3 X, 2 P).
+
+    With the channel gate's mean and factor, which are smaller than a plane, it is the same.
+    """
+    return Traffic(3 * s.X + 4 * s.P, 5 * s.X + 7 * s.P)
+
+
+def bam_ours(s: Sizes) -> Traffic:
+    """Forward: its layers; the mean (X); gate (2 X, P). Backward: the factors' gradients (2 X,
+    2 P), its layers', the final pass (dy to dx: 2 X, P), and the addition of the layers' (3 X).
+    """
+    layers = bam_layers(s)
+    return Traffic(layers.fwd + 3 * s.X + s.P, layers.bwd + 7 * s.X + 3 * s.P)
+
+
+def coordinate_ours(s: Sizes) -> Traffic:
+    """Forward: both means (X, R, K), its layers, gate (2 X, R, K). Backward: the factors' gradients
+    (2 X, 2 R, 2 K), the layers', the final pass (dy to dx: 2 X, 2 R, 2 K).
+    """
+    layers = coordinate_layers(s)
+    both = s.R + s.K
+    return Traffic(layers.fwd + 3 * s.X + 2 * both, layers.bwd + 4 * s.X + 4 * both)
+
+
+def self_gate_ours(s: Sizes) -> Traffic:
+    """Forward: moments (X), gate (2 X). Backward: the coefficients' gradients from dy and x (2 X);
+    dx from both (3 X). A shuffle of channels is where maps are stored and loaded.
+    """
+    return Traffic(3 * s.X, 5 * s.X)
+
+
+def selective_ours(s: Sizes) -> Traffic:
+    """Forward: the mean of the sum (2 X), mix (3 X). Backward: the selection's gradient from dy and
+    both maps (3 X); the final pass, dy to both gradients (3 X).
+    """
+    return Traffic(5 * s.X, 6 * s.X)
+
+
+def split_ours(s: Sizes) -> Traffic:
+    """selective_ours, where both maps are halves of x."""
+    return Traffic(5 * s.X // 2, 3 * s.X)
 
 
 def se_tail_ours(s: Sizes) -> Traffic:
@@ -234,6 +307,103 @@ def cbam_eager(s: Sizes) -> Traffic:
     return Traffic(channel.fwd + s.X + spatial.fwd, channel.bwd + 4 * s.X + spatial.bwd)
 
 
+def spatial_se_eager(s: Sizes) -> Traffic:
+    """Forward: convolution (X, P), sigmoid (2 P), product (2 X, P). Backward: the product's two
+    (2 X, P and 3 X) and a sum (X, P), sigmoid (3 P), convolution (x, the map for it and for the
+    weight, dx: 2 X, 2 P), addition (3 X).
+    """
+    return Traffic(3 * s.X + 4 * s.P, 11 * s.X + 7 * s.P)
+
+
+def spatial_channel_se_eager(s: Sizes) -> Traffic:
+    """Both, and their sum: forward 3 X; backward the additions of two more gradients of x, of which
+    each gate has one already (3 X)."""
+    of_channels, of_pixels = squeeze_excite_eager(s), spatial_se_eager(s)
+    return Traffic(
+        of_channels.fwd + of_pixels.fwd + 3 * s.X, of_channels.bwd + of_pixels.bwd + 3 * s.X
+    )
+
+
+def bam_layers(s: Sizes) -> Traffic:
+    """Of BAM's spatial half, which ours leaves to PyTorch. Forward: convolutions (X, B; 4 B; B, P),
+    batch norms (9 B), ReLUs (6 B). Backward: convolutions (2 B, 2 P; 8 B; 2 X, 2 B), batch norms
+    (15 B), ReLUs (9 B).
+    """
+    return Traffic(s.X + 21 * s.B + s.P, 2 * s.X + 36 * s.B + 2 * s.P)
+
+
+def bam_eager(s: Sizes) -> Traffic:
+    """Forward: its layers, mean (X), product of both halves (X, P), sigmoid (2 X), 1 + (2 X),
+    product (3 X).
+
+    Backward: the product's two (3 X each), sigmoid (3 X), the halves' products (2 X, P; 2 X) and
+    sums (X; X, P), the mean's gradient, expanded and divided (X), two additions (6 X), its layers.
+    """
+    layers = bam_layers(s)
+    return Traffic(layers.fwd + 9 * s.X + s.P, layers.bwd + 22 * s.X + 2 * s.P)
+
+
+def coordinate_layers(s: Sizes) -> Traffic:
+    """From the means of rows and columns to their factors, as eager has them. Forward: cat (2 R,
+    2 K), convolution (R, K, M), batch norm (3 M), hard swish (2 M), convolutions (M, R, K),
+    sigmoids (2 R, 2 K). Backward: sigmoids (3 R, 3 K), convolutions (2 M, 2 R, 2 K), cat of the
+    parts' gradients (2 M), hard swish (3 M), batch norm (5 M), convolution (2 M, 2 R, 2 K).
+    """
+    both = s.R + s.K
+    return Traffic(6 * both + 7 * s.M, 7 * both + 14 * s.M)
+
+
+def coordinate_eager(s: Sizes) -> Traffic:
+    """Forward: both means (2 X, R, K), layers, two products (4 X, R, K). Backward: of each product
+    two (2 X and R or K; 3 X) and a sum (X, R or K), the means', expanded and divided (2 X, R, K),
+    two additions (6 X), layers.
+    """
+    layers, both = coordinate_layers(s), s.R + s.K
+    return Traffic(layers.fwd + 6 * s.X + 2 * both, layers.bwd + 20 * s.X + 3 * both)
+
+
+def simam_eager(s: Sizes) -> Traffic:
+    """Forward: mean (X), difference (2 X), square (2 X), sum (X), quotient (2 X), addition (2 X),
+    sigmoid (2 X), product (3 X).
+
+    Backward: the product's two (6 X), sigmoid (3 X), the square's part of the quotient's (2 X) and
+    the sum's (9 X, and a sum, X), which comes to it (2 X), square (7 X), the mean's (3 X), addition
+    (3 X), its share for all (X), addition (3 X).
+    """
+    return Traffic(15 * s.X, 40 * s.X)
+
+
+def shuffle_eager(s: Sizes) -> Traffic:
+    """Forward, in halves of X: mean (1), product (2); copy (2), group norm (3), weight and bias
+    (4), sigmoid (2), product (3); cat and shuffle (8).
+
+    Backward: shuffle (4), products (3 each) and sigmoid (3), the other product (3, 2) and a sum
+    (1); bias's sum (1), weight (2, 3) and a sum (1), group norm (5), additions and the mean's (3,
+    1, 3), cat (4).
+    """
+    return Traffic(25 * s.X // 2, 21 * s.X)
+
+
+def selective_eager(s: Sizes) -> Traffic:
+    """Forward: stack (4 X), its sum (3 X), mean (X), product (4 X), sum (3 X). Backward: the
+    product's two (3 X, 5 X) and a sum (2 X), the mean's, expanded and divided (X), addition (5 X).
+    """
+    return Traffic(15 * s.X, 16 * s.X)
+
+
+def split_eager(s: Sizes) -> Traffic:
+    """selective_eager without the stack, where both maps are halves of x."""
+    return Traffic(11 * s.X // 2, 8 * s.X)
+
+
+def blend_eager(s: Sizes) -> Traffic:
+    """Forward: norm (2 X), sigmoid (2 X), 1 - w (2 X), two products (6 X), their sum (3 X).
+    Backward: of each product two (12 X), of 1 - w (2 X), addition (3 X), sigmoid (3 X), norm's sums
+    and elementwise part (4 X).
+    """
+    return Traffic(15 * s.X, 24 * s.X)
+
+
 def tail_eager(gate: Model) -> Model:
     """Around the gate, forward: BatchNorm (x twice, its result: 3 X), addition (3 X), ReLU (2 X).
     Backward: ReLU (3 X), BatchNorm (sums 2 X, elementwise 3 X).
@@ -304,6 +474,72 @@ def cbam_compile(s: Sizes) -> Traffic:
     return Traffic(4 * s.X + 6 * s.P, 11 * s.X + planes)
 
 
+def spatial_se_compile(s: Sizes) -> Traffic:
+    """Forward: convolution (X, P), sigmoid and product (2 X, P). Backward: the map's gradient (2 X,
+    2 P), convolution (2 X, 3 P), the sum of both gradients of x (dy, that, dx: 3 X, P)."""
+    return Traffic(3 * s.X + 2 * s.P, 7 * s.X + 6 * s.P)
+
+
+def spatial_channel_se_compile(s: Sizes) -> Traffic:
+    """spatial_se, and the mean (X); backward the channel gate's gradient (2 X)."""
+    tail = spatial_se_compile(s)
+    return Traffic(tail.fwd + s.X, tail.bwd + 2 * s.X)
+
+
+def bam_compile(s: Sizes) -> Traffic:
+    """Forward: mean (X), gate (2 X, P), layers: convolutions (X, B; 4 B; B, P), norms' statistics
+    (3 B), norms and ReLUs (6 B). Backward: both halves' products, of which one is stored (3 X), and
+    sums (X, and 2 X again), the sum of the gradients of x (3 X), layers: convolutions (2 X; 12 B;
+    2 P), norms' sums and elementwise parts with the ReLU (15 B).
+
+    Not counted: on the CPU, PyTorch 2.13 copies x to channels_last for the first convolution.
+    """
+    return Traffic(4 * s.X + 15 * s.B + 2 * s.P, 10 * s.X + 27 * s.B + 5 * s.P)
+
+
+def coordinate_compile(s: Sizes) -> Traffic:
+    """Forward: both means (2 X, R, K), their join (2 R, 2 K), convolution, norm and hard swish (R,
+    K, 6 M), convolutions and sigmoids (M, 3 R, 3 K), gate (2 X, R, K). Backward: of each factor a
+    sum (2 X and 2 R, 2 K), sigmoids (3 R, 3 K), convolutions (2 M; 2 R, 2 K), the rest of the
+    layers (12 M, 2 R, 2 K), dx from dy, factors and the means' gradients (2 X, 2 R, 2 K).
+    """
+    both = s.R + s.K
+    return Traffic(4 * s.X + 8 * both + 7 * s.M, 6 * s.X + 11 * both + 14 * s.M)
+
+
+def simam_compile(s: Sizes) -> Traffic:
+    """Forward: mean (X), sum (X), the rest (2 X). Backward: two sums (2 X each), dx (3 X)."""
+    return Traffic(4 * s.X, 7 * s.X)
+
+
+def shuffle_compile(s: Sizes) -> Traffic:
+    """Forward: mean and moments (X), both halves (2 X), their shuffle (2 X). Backward, in halves of
+    X: the sigmoid's gradient, stored (3), the sums and dx of the normalised half (4), those of the
+    other (4), the sums of the norm's parameters (3).
+    """
+    return Traffic(5 * s.X, 7 * s.X)
+
+
+def selective_compile(s: Sizes) -> Traffic:
+    """Forward: stack (4 X), the mean of its sum (2 X), the selection (3 X). Backward: the
+    selection's gradient (3 X), the stack's (3 X).
+
+    Not counted: on the CPU, PyTorch 2.13's training call copies the stack to channels_last.
+    """
+    return Traffic(9 * s.X, 6 * s.X)
+
+
+def split_compile(s: Sizes) -> Traffic:
+    """selective_compile without the stack, where both maps are halves of x."""
+    return Traffic(5 * s.X // 2, 3 * s.X)
+
+
+def blend_compile(s: Sizes) -> Traffic:
+    """Forward is the limit. Backward: w, stored, and da from dz, x, y and a (6 X); dx and dy (4 X);
+    the sums for scale and shift from dz, x, y, a and w (5 X)."""
+    return Traffic(4 * s.X, 15 * s.X)
+
+
 def se_tail_compile(s: Sizes) -> Traffic:
     """Forward: the norm's statistics (X), the mean (X), the rest (x, residual, y: 3 X). Backward:
     the gate's gradient from dy, y and x, the norm's sums from the same (6 X); dx and the residual's
@@ -372,6 +608,60 @@ MODELS: dict[str, dict[str, Model]] = {
         "eager": cbam_eager,
         "compile": cbam_compile,
     },
+    "spatial_se": {
+        "limit": gate_limit,
+        "ours": spatial_se_ours,
+        "eager": spatial_se_eager,
+        "compile": spatial_se_compile,
+    },
+    "spatial_channel_se": {
+        "limit": gate_limit,
+        "ours": spatial_se_ours,
+        "eager": spatial_channel_se_eager,
+        "compile": spatial_channel_se_compile,
+    },
+    "bam": {
+        "limit": gate_limit,
+        "ours": bam_ours,
+        "eager": bam_eager,
+        "compile": bam_compile,
+    },
+    "coordinate_attention": {
+        "limit": gate_limit,
+        "ours": coordinate_ours,
+        "eager": coordinate_eager,
+        "compile": coordinate_compile,
+    },
+    "simam": {
+        "limit": gate_limit,
+        "ours": self_gate_ours,
+        "eager": simam_eager,
+        "compile": simam_compile,
+    },
+    "shuffle_attention": {
+        "limit": gate_limit,
+        "ours": self_gate_ours,
+        "eager": shuffle_eager,
+        "compile": shuffle_compile,
+    },
+    "selective_kernel": {
+        "limit": selective_limit,
+        "ours": selective_ours,
+        "eager": selective_eager,
+        "compile": selective_compile,
+    },
+    "split_attention": {
+        "limit": split_limit,
+        "ours": split_ours,
+        "eager": split_eager,
+        "compile": split_compile,
+    },
+    "blend": {
+        "limit": blend_limit,
+        "ours": blend_limit,
+        "eager": blend_eager,
+        "compile": blend_compile,
+    },
     "se_tail": {
         "limit": tail_limit,
         "ours": se_tail_ours,
@@ -392,6 +682,12 @@ MODELS: dict[str, dict[str, Model]] = {
     },
 }
 
+
+def wide(s: Sizes, size: int) -> int:
+    """Of something in x's dtype, and of its copy in the accumulate dtype if that is another."""
+    return size if s.A == s.P else size + size * s.A // s.P
+
+
 # Bytes kept for the backward beyond the op's own inputs.
 SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
     # Eager: the maximum's index, cat's result for the convolution, sigmoid's for itself (and for
@@ -407,6 +703,29 @@ SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
     "squeeze_excite": {"eager": lambda s: 0, "ours": lambda s: 0},
     # Eager: the map between the gates, and what spatial_gate keeps.
     "cbam": {"eager": lambda s: s.X + s.I + 3 * s.P, "ours": lambda s: 3 * s.A},
+    # The map. Ours has it in the accumulate dtype, too, where that is another.
+    "spatial_se": {"eager": lambda s: s.P, "ours": lambda s: wide(s, s.P)},
+    "spatial_channel_se": {"eager": lambda s: s.P, "ours": lambda s: wide(s, s.P)},
+    # Of the layers what norms, ReLUs and convolutions were given, and the spatial half's map.
+    # Eager: the sigmoid of both halves' product, and that and 1.
+    "bam": {
+        "eager": lambda s: 2 * s.X + 6 * s.B + s.P,
+        "ours": lambda s: 6 * s.B + wide(s, s.P),
+    },
+    # The means, joined, what the layers were given, and the factors. Eager: the first product.
+    "coordinate_attention": {
+        "eager": lambda s: s.X + 2 * (s.R + s.K) + 3 * s.M,
+        "ours": lambda s: s.R + s.K + 3 * s.M + wide(s, s.R + s.K),
+    },
+    # Eager: the difference, its square, the sigmoid.
+    "simam": {"eager": lambda s: 3 * s.X, "ours": lambda s: 0},
+    # Eager, of one half each: its copy, the normalised, the sigmoid.
+    "shuffle_attention": {"eager": lambda s: 3 * s.X // 2, "ours": lambda s: 0},
+    # Eager: the stack. Of halves of one map there is none.
+    "selective_kernel": {"eager": lambda s: 2 * s.X, "ours": lambda s: 0},
+    "split_attention": {"eager": lambda s: 0, "ours": lambda s: 0},
+    # Eager: the sigmoid, and 1 less that.
+    "blend": {"eager": lambda s: 2 * s.X, "ours": lambda s: 0},
     # Of every tail y, for the ReLU. Eager: the norm's result, too, and what the gate keeps.
     "se_tail": {"eager": lambda s: 2 * s.X, "ours": lambda s: s.X},
     "spatial_tail": {"eager": lambda s: 2 * s.X + s.I + 3 * s.P, "ours": lambda s: s.X + 3 * s.A},

@@ -131,6 +131,32 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "self_gate_backward(Tensor dy, Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0,"
       " Tensor? slope, Tensor? offset, int groups) -> Tensor dx");
 
+  // y = activation(sum of s[n, m, c] * map m + residual). The maps are those of up to four tensors
+  // alike, of each so many parts: parts * C channels; s (N, maps, C) in acc. Slices of a tensor's
+  // channels are read where they are. y and dr are (N, C, H, W), in x's memory format.
+  m.def(
+      "mix(Tensor x, Tensor? x1, Tensor? x2, Tensor? x3, Tensor s, Tensor? residual,"
+      " str activation) -> Tensor y");
+  // Sums over pixels of dr * map m, (N, maps, C) in acc; dr as in affine_gate_sums.
+  m.def(
+      "mix_sums(Tensor dy, Tensor x, Tensor? x1, Tensor? x2, Tensor? x3, Tensor? y, int parts)"
+      " -> (Tensor d_s, Tensor dr)");
+  // The mean over pixels of the sum of all maps, (N, C) in acc.
+  m.def("mix_squeeze(Tensor x, Tensor? x1, Tensor? x2, Tensor? x3, int parts) -> Tensor mean");
+  // s * dr + offset (N, C) in acc for each map; s and dr come together. x says shape and format of
+  // each of `tensors` results, the rest are empty.
+  m.def(
+      "mix_backward(Tensor? dr, Tensor x, Tensor? s, Tensor? offset, int tensors, int parts)"
+      " -> (Tensor dx, Tensor dx1, Tensor dx2, Tensor dx3)");
+
+  // z = factor * (x w + y (1 - w)), w = sigmoid(a * scale + shift); scale and shift (N, C) in acc.
+  m.def(
+      "blend(Tensor x, Tensor y, Tensor a, Tensor scale, Tensor shift, float factor)"
+      " -> Tensor z");
+  m.def(
+      "blend_backward(Tensor dz, Tensor x, Tensor y, Tensor a, Tensor scale, Tensor shift,"
+      " float factor) -> (Tensor dx, Tensor dy, Tensor da, Tensor d_scale, Tensor d_shift)");
+
   // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate
   // and spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold
   // nothing.
@@ -162,4 +188,11 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "self_gate_carried(Tensor x, Tensor? center, Tensor? p2, Tensor? p1, Tensor p0, int groups,"
       " Tensor token, Tensor? of_center, Tensor? of_p2, Tensor? of_p1, Tensor of_p0) -> Tensor y");
+  // And of mix, with a token as y and a carrier (N, maps, C).
+  m.def(
+      "mix_squeeze_carried(Tensor x, Tensor? x1, Tensor? x2, Tensor? x3, int parts)"
+      " -> (Tensor mean, Tensor token, Tensor carrier)");
+  m.def(
+      "mix_carried(Tensor x, Tensor? x1, Tensor? x2, Tensor? x3, Tensor s, Tensor? residual,"
+      " str activation, Tensor token, Tensor carrier) -> Tensor y");
 }

@@ -15,11 +15,13 @@ POLYNOMIAL = {"p0": (C,), "p1": (C,), "p2": (C,), "center": (C,)}
 
 
 class Call(nn.Module):
-    """`function` of x, of other maps made of x, and of parameters of the given shapes."""
+    """`function` of x, of other maps made of x, and of parameters of the given shapes; `listed`: of
+    a list of x and so many others made of it in its place.
+    """
 
-    def __init__(self, function, shapes, maps=(), **settings):
+    def __init__(self, function, shapes, maps=(), listed=0, **settings):
         super().__init__()
-        self.function, self.maps, self.settings = function, maps, settings
+        self.function, self.maps, self.settings, self.listed = function, maps, settings, listed
         self.names = list(shapes)
         for name, shape in shapes.items():
             setattr(self, name, nn.Parameter(torch.randn(shape)))
@@ -27,7 +29,19 @@ class Call(nn.Module):
     def forward(self, x):
         maps = {name: torch.tanh(x) for name in self.maps}
         parameters = {name: getattr(self, name) for name in self.names}
-        return self.function(x, **maps, **parameters, **self.settings)
+        first = [x, *(torch.tanh(x) for _ in range(self.listed))] if self.listed else x
+        return self.function(first, **maps, **parameters, **self.settings)
+
+
+class Twice(nn.Module):
+    """A module of two maps as one of x."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x, torch.tanh(x))
 
 
 def functions() -> dict[str, nn.Module]:
@@ -52,6 +66,12 @@ def functions() -> dict[str, nn.Module]:
         "broadcast_gate, two": Call(f.broadcast_gate, CROSS, combine="add", **ends),
         "broadcast_squeeze": Call(f.broadcast_squeeze, {}, statistics=("mean", "rows", "columns")),
         "broadcast_squeeze, sum": Call(f.broadcast_squeeze, {"weight": (C,)}, statistics=("sum",)),
+        "blend": Call(f.blend, VIEW, maps=["y", "a"]),
+        "blend, all": Call(f.blend, VIEW | {"g": (1, C, 1, 1)}, maps=["y", "a"], factor=2),
+        "mix": Call(f.mix, {"s": (1, 3, C)}, listed=2, **ends),
+        "mix, joined": Call(f.mix, {"s": (1, 2, C // 2)}),
+        "mix_squeeze": Call(f.mix_squeeze, {}, listed=1),
+        "mix_squeeze, joined": Call(f.mix_squeeze, {}, parts=2),
         "self_gate": Call(f.self_gate, {"p0": (C,)}),
         "self_gate, all": Call(f.self_gate, POLYNOMIAL, groups=2),
     }
@@ -83,6 +103,9 @@ def composed() -> dict[str, nn.Module]:
         "CoordinateAttention": ak.CoordinateAttention(C),
         "ShuffleAttention": ak.ShuffleAttention(C, 2),
         "SimAM": ak.SimAM(),
+        "SelectiveKernel": ak.SelectiveKernel(C),
+        "SplitAttention": ak.SplitAttention(C),
+        "AFF": Twice(ak.AFF(C, 2)),
     }
 
 

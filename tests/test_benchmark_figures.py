@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, plots, readme_table, results, runner, timing
+import attn_kernels as ak
+from benchmarks import compare, gates_table, plots, readme_table, results, runner, timing
 from benchmarks.cases import Setup
 from benchmarks.errors import InputError
 
@@ -88,3 +89,16 @@ def test_readme_table_is_what_the_results_say(tmp_path, capsys):
     assert readme_table.main(arguments) == 2
     assert "expected one line" in capsys.readouterr().err
     assert readme_table.main([*arguments[:2], str(tmp_path / "nothing")]) == 2
+
+
+def test_the_table_of_gates_is_the_models(tmp_path):
+    results_file(tmp_path / "results" / "machine", ours_cpu=10, eager=40)
+    readme = tmp_path / "README.md"
+    text = [readme_table.BEGIN, readme_table.END, readme_table.GATES_BEGIN, readme_table.GATES_END]
+    readme.write_text("\n".join(text))
+    assert readme_table.main([str(readme), "--results", str(tmp_path / "results")]) == 0
+    text = readme.read_text()
+    assert "| `ak.CBAM(channels, ratio=16, kernel_size=7)` |" in text
+    assert "`cSE`, `sSE` | 3 / 5 | 4 / 9 | 9 / 24 |" in text
+    shown = {gate.cls for gate in gates_table.GATES}
+    assert shown == {getattr(ak.nn, name) for name in ak.nn.__all__}  # none is left out

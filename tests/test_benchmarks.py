@@ -75,9 +75,13 @@ def test_cuda_takes_larger_batches_of_named_sets_only():
 
 
 def test_default_matrix_has_the_shapes_of_each_op_and_the_host_cost():
-    shapes = {op: [s.shape for s in cases.default_setups("cpu") if s.op == op] for op in OPS}
-    assert shapes["spatial_gate"] == [*cases.SHAPES["resnet"], *cases.SHAPES["tiny"]]
-    assert shapes["gam_channel_gate"] == [*cases.SHAPES["gam"], *cases.SHAPES["tiny"]]
+    found = cases.default_setups("cpu")
+    shapes = {op: [s.shape for s in found if s.op == op] for op in OPS}
+    assert sorted(shapes["spatial_gate"]) == sorted(cases.SHAPES["resnet"] + cases.SHAPES["tiny"])
+    assert sorted(shapes["gam_channel_gate"]) == sorted(cases.SHAPES["gam"] + cases.SHAPES["tiny"])
+    first = found[: len(cases.DEFAULT_OPS)]  # all that a slow machine has time for
+    assert [s.op for s in first] == list(cases.DEFAULT_OPS)
+    assert {s.shape for s in first} == {(8, 512, 28, 28), (8, 256, 56, 56), (8, 256, 28, 28)}
 
 
 def test_every_op_exists_on_every_floor():

@@ -79,7 +79,9 @@ def test_pairs_of_factors(pair, layout, dtype):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 50, 61), (20, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (1, 3, 50, 61), (20, 2, 3, 3), (1, 5, 3, 1100)], ids=str
+)
 def test_forms(shape, layout):
     x = make_x(shape, layout=layout)
     for combine, gate, skip in FORMS:
@@ -224,7 +226,7 @@ def squeezed(function, x, weight, names, gradients):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 120, 121)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 120, 121), (1, 5, 3, 300)], ids=str)
 def test_statistics(shape, layout, dtype):
     x, weight = make_x(shape, dtype, layout), torch.randn(shape[1]).to(dtype)
     for names in (*((name,) for name in STATISTICS), STATISTICS[::-1]):

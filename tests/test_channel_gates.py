@@ -9,6 +9,7 @@ import pytest
 import torch
 from accuracy import FORWARD, GRADIENT, assert_accurate
 from contract import DTYPES, make_x
+from pasted_gates import ChannelAttention as EagerChannelAttention
 from test_squeeze_gate import Maps
 from torch import nn
 
@@ -82,25 +83,6 @@ class EagerGSoP(nn.Module):
         centre = (torch.eye(m).double() - 1 / m).to(pixels) / m
         rows = (pixels @ centre @ pixels.mT).unsqueeze(3)
         return x * torch.sigmoid(self.fc_adapt_channels(self.row_conv_group(self.row_bn(rows))))
-
-
-class EagerChannelAttention(nn.Module):
-    """As published: the map."""
-
-    def __init__(self, channels, ratio):
-        super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.max_pool = nn.AdaptiveMaxPool2d(1)
-        self.sharedMLP = nn.Sequential(
-            nn.Conv2d(channels, channels // ratio, 1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(channels // ratio, channels, 1, bias=False),
-        )
-        self.sigmoid = nn.Sigmoid()
-
-    def forward(self, x):
-        mean, high = self.sharedMLP(self.avg_pool(x)), self.sharedMLP(self.max_pool(x))
-        return self.sigmoid(mean + high)
 
 
 PAIRS = {

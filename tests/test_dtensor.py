@@ -92,7 +92,8 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-CONVOLUTIONS = {"BAM", "GSoP"}  # of the map, PyTorch's own, which take no split channels or rows
+# Of the map, PyTorch's own, which take no split channels or rows.
+CONVOLUTIONS = {"AFF", "BAM", "GSoP", "SelectiveKernel", "SplitAttention"}
 
 
 def modules():

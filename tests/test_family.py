@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from accuracy import FORWARD, GRADIENT, assert_accurate
 from contract import DTYPES, make_x
+from test_channel_gates import EagerChannelSE
 from torch import nn
 
 import attn_kernels as ak
@@ -23,17 +24,6 @@ class EagerSpatialSE(nn.Module):
 
     def forward(self, x):
         return x * self.norm(self.Conv1x1(x))
-
-
-class EagerChannelSE(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.Conv_Squeeze = nn.Conv2d(channels, channels // 2, 1, bias=False)
-        self.Conv_Excitation = nn.Conv2d(channels // 2, channels, 1, bias=False)
-
-    def forward(self, x):
-        return x * torch.sigmoid(self.Conv_Excitation(self.Conv_Squeeze(self.avgpool(x))))
 
 
 class EagerSpatialChannelSE(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accuracy import FORWARD, GRADIENT, assert_accurate
 from contract import make_x
-from test_channel_gates import EagerChannelSE, EagerEfficientChannelAttention
+from test_channel_gates import EagerChannelSE, EagerEfficientChannelAttention, EagerGSoP
 from test_squeeze_gate import Maps
 from torch import nn
 from torch.autograd import forward_ad
@@ -29,25 +29,6 @@ class EagerTail(nn.Module):
         y = y if self.gate is None else self.gate(y)
         y = y if residual is None else y + residual
         return torch.relu(y) if self.activation == "relu" else y
-
-
-class EagerGSoP(nn.Module):
-    """As published, less the ReLU before it."""
-
-    def __init__(self, channels, reduced):
-        super().__init__()
-        self.conv_for_DR = nn.Conv2d(channels, reduced, 1, bias=False)
-        self.bn_for_DR = nn.BatchNorm2d(reduced)
-        self.row_bn = nn.BatchNorm2d(reduced)
-        self.row_conv_group = nn.Conv2d(reduced, 4 * reduced, (reduced, 1), groups=reduced)
-        self.fc_adapt_channels = nn.Conv2d(4 * reduced, channels, 1)
-
-    def forward(self, x):
-        pixels = torch.relu(self.bn_for_DR(self.conv_for_DR(x))).flatten(2)
-        mean = pixels.mean(2, keepdim=True)
-        covariance = pixels @ pixels.mT / pixels.shape[2] - mean @ mean.mT
-        rows = self.row_conv_group(self.row_bn(covariance.unsqueeze(3)))
-        return x * torch.sigmoid(self.fc_adapt_channels(rows))
 
 
 GATES = {

@@ -33,6 +33,16 @@ MAPS_ONLY = traffic.Sizes(X=100, P=0, A=0, I=0, H=25)
         ("cbam", "eager", 8, 28),
         ("cbam", "compile", 4, 11),
         ("cbam", "ours", 4, 7),
+        ("spatial_channel_se", "eager", 9, 24),
+        ("spatial_channel_se", "ours", 3, 5),
+        ("bam", "ours", 4, 9),
+        ("coordinate_attention", "eager", 6, 20),
+        ("coordinate_attention", "ours", 3, 4),
+        ("simam", "ours", 3, 5),
+        ("selective_kernel", "eager", 15, 16),
+        ("selective_kernel", "ours", 5, 6),
+        ("split_attention", "ours", 2.5, 3),
+        ("blend", "ours", 4, 7),
         ("se_tail", "eager", 11, 18),
         ("se_tail", "compile", 5, 11),
         ("se_tail", "ours", 4, 7),
@@ -70,7 +80,10 @@ class Counter(TorchDispatchMode):
 
     VIEWS = ("_unsafe_view", "detach", "empty")
     # Two kernels read the first operand: for input and weight, for elements and sums.
-    TWICE = ("convolution_backward", "native_batch_norm_backward", "native_batch_norm")
+    TWICE = (
+        *("convolution_backward", "native_batch_norm_backward", "native_batch_norm"),
+        *("native_group_norm_backward", "native_group_norm"),
+    )
     FILLS = ("new_zeros", "zeros_like", "ones_like")
 
     def __init__(self):
@@ -90,7 +103,10 @@ class Counter(TorchDispatchMode):
             self.bytes += dense_bytes(args[0])
         if name == "native_batch_norm" and not args[5]:  # by given statistics: x is read once
             self.bytes -= dense_bytes(args[0])
-        if name == "native_batch_norm_backward" and args[7]:  # by this batch's: x is read twice
+        # Of batch norms those by this batch's statistics: x is read twice.
+        if (
+            name == "native_batch_norm_backward" and args[7]
+        ) or name == "native_group_norm_backward":
             self.bytes += dense_bytes(args[1])
         if name == "adaptive_max_pool2d_backward":  # of x it takes the shape
             self.bytes -= dense_bytes(args[1])

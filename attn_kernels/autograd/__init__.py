@@ -23,12 +23,14 @@ derivative there is, but not fused.
 from .affine_gate import affine_gate
 from .all_reduce import all_reduce
 from .batch_statistics import batch_statistics
+from .blend import blend
 from .broadcast_carried import broadcast_gate_carried, broadcast_squeeze_carried
 from .broadcast_gate import broadcast_gate
 from .broadcast_squeeze import broadcast_squeeze
 from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
+from .mix import mix, mix_carried, mix_squeeze, mix_squeeze_carried
 from .scale_gate import scale_gate
 from .self_gate import self_gate, self_gate_carried, self_squeeze_carried
 from .spatial_attention import spatial_attention
@@ -41,12 +43,17 @@ __all__ = [
     "affine_gate_carried",
     "all_reduce",
     "batch_statistics",
+    "blend",
     "broadcast_gate",
     "broadcast_gate_carried",
     "broadcast_squeeze",
     "broadcast_squeeze_carried",
     "channel_pool",
     "gam_channel_gate",
+    "mix",
+    "mix_carried",
+    "mix_squeeze",
+    "mix_squeeze_carried",
     "scale_gate",
     "self_gate",
     "self_gate_carried",

@@ -7,17 +7,21 @@ and memory format. Parameters may have another floating dtype than x: they are u
 eager module would give.
 
 Each is one node for `torch.fx` and one call for `__torch_function__`, but for `squeeze_gate`,
-`broadcast_squeeze_gate` and `self_squeeze_gate`, which are the nodes of their mix between two.
+`broadcast_squeeze_gate`, `self_squeeze_gate` and `mix_squeeze_gate`, which are the nodes of their
+mix between two.
 Derivatives of every kind and order, forward mode and `torch.func` included, are said in
 `attn_kernels.autograd`.
 """
 
 from .affine_gate import affine_gate
+from .blend import blend
 from .broadcast_gate import broadcast_gate
 from .broadcast_squeeze import broadcast_squeeze
 from .broadcast_squeeze_gate import broadcast_squeeze_gate
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
+from .mix import mix, mix_squeeze
+from .mix_squeeze_gate import mix_squeeze_gate
 from .scale_gate import scale_gate
 from .self_gate import self_gate, self_squeeze_gate
 from .spatial_attention import spatial_attention
@@ -28,11 +32,15 @@ from .squeeze_gate import squeeze_gate
 
 __all__ = [
     "affine_gate",
+    "blend",
     "broadcast_gate",
     "broadcast_squeeze",
     "broadcast_squeeze_gate",
     "channel_pool",
     "gam_channel_gate",
+    "mix",
+    "mix_squeeze",
+    "mix_squeeze_gate",
     "scale_gate",
     "self_gate",
     "self_squeeze_gate",

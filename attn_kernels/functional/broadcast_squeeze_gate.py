@@ -46,6 +46,18 @@ def broadcast_squeeze_gate(
 
         y = ak.functional.broadcast_squeeze_gate(x, mix, ("rows", "columns"))
 
+    The others, with `channel_gate` for layers from (N, C, 1, 1) to the same:
+
+    .. code-block:: python
+
+        sse = broadcast_squeeze_gate(x, torch.sigmoid, ("sum",), weight)
+        scse = broadcast_squeeze_gate(
+            x, lambda m, s: (channel_gate(m), s.sigmoid()), ("mean", "sum"), weight, combine="add"
+        )
+        bam = broadcast_squeeze_gate(
+            x, lambda m: (channel_gate(m), map), ("mean",), gate="sigmoid", skip=True
+        )
+
     To `torch.fx` this is `broadcast_squeeze`, the mix and `broadcast_gate`; on CUDA, where plain
     PyTorch serves because there is no kernel yet, it is computed so, too.
 

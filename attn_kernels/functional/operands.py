@@ -23,6 +23,8 @@ def overridable(function: F) -> F:
     @functools.wraps(function)
     def public(*args, **kwargs):
         arguments = (*args, *kwargs.values()) if kwargs else args
+        if arguments and type(arguments[0]) in (list, tuple):  # of maps
+            arguments = (*arguments[0], *arguments[1:])
         if has_torch_function(arguments):
             return handle_torch_function(public, arguments, *args, **kwargs)
         return function(*args, **kwargs)

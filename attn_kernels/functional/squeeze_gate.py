@@ -30,8 +30,10 @@ def squeeze_gate(
     PyTorch serves, in forward mode, and after an export for which x required no gradient, it is
     computed so, too.
 
-    Gates per pixel, row or column are `broadcast_squeeze_gate`'s; those of every element by a
-    polynomial of itself are `self_squeeze_gate`'s.
+    What mix returns has one value per channel. Gates per pixel, row or column (scSE, BAM,
+    coordinate attention) are no mixes of this function but of `broadcast_squeeze_gate`, which says
+    how each is written; those of every element by a polynomial of itself (SimAM) are
+    `self_squeeze_gate`'s. A page that takes one from the idea to its tests: docs/writing-a-gate.md.
 
     Args:
         x: (N, C, H, W).

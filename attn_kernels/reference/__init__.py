@@ -6,10 +6,12 @@ They follow the numerical contract to the letter: statistics, convolution and si
 """
 
 from .affine_gate import affine_gate
+from .blend import blend
 from .broadcast_gate import broadcast_gate
 from .broadcast_squeeze import broadcast_squeeze
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
+from .mix import mix, mix_squeeze
 from .scale_gate import scale_gate
 from .self_gate import self_gate
 from .spatial_attention import spatial_attention
@@ -20,10 +22,13 @@ from .squeeze_gate import squeeze_gate
 
 __all__ = [
     "affine_gate",
+    "blend",
     "broadcast_gate",
     "broadcast_squeeze",
     "channel_pool",
     "gam_channel_gate",
+    "mix",
+    "mix_squeeze",
     "scale_gate",
     "self_gate",
     "spatial_attention",

@@ -6,16 +6,18 @@
 
 namespace attn_kernels {
 
-// A task is a band of one image. In channels_last a run, the unit of work, is along the channels of
-// a pixel; in NCHW along the pixels of a channel, which leave their row unless `by_rows`.
+// A task is a band of some channels of one image. In channels_last a run, the unit of work, is
+// along the channels of a pixel; in NCHW along the pixels of a channel. Those of whole rows,
+// `by_rows`, are for operands that have one value for each row, or for each column.
 struct Bands {
   int64_t n, c, h, w;
   bool channels_last;
   bool by_rows;
-  int64_t rows;  // of a band
+  int64_t rows, channels;  // of a task
 
   int64_t bands() const { return (h + rows - 1) / rows; }
-  int64_t tasks() const { return n * bands(); }
+  int64_t blocks() const { return (c + channels - 1) / channels; }
+  int64_t tasks() const { return n * bands() * blocks(); }
 };
 
 // A tensor that broadcasts to the map: its strides are 0 along what it has one of.

@@ -6,15 +6,23 @@
 
 namespace attn_kernels::ATTN_ISA {
 
-// So many lines, one beside the other, are worked on at once: what they add to the same sums is
-// added up before. Lines are the channels of a map in NCHW, or its rows where runs end with them;
-// in channels_last they are pixels of a row.
+// So many lines, one beside the other, are worked on at once where something is summed up: what
+// they add to the same sums is added up before. Lines are the channels of a map in NCHW, and in
+// channels_last pixels of a row.
 constexpr int kLines = 4;
 
+// The most elements of a line of a run where something is summed up: as many as one partial sum may
+// have. A run has at most so many times kLines.
+template <class A>
+constexpr int64_t kPart = kVectorsPerSum * kLanes<A>;
+template <class A>
+constexpr int64_t kRun = kLines * kPart<A>;
+
 // So many groups of lines, one after the other, with `count` elements on each line, from `at` on in
-// the first. Where runs go on over rows `column` counts pixels, and row is 0.
+// the first. In NCHW these are pixels of `rows` rows or, where rows don't matter, `column` counts
+// pixels, and row is 0.
 struct Run {
-  int64_t n, c, row, column, at, count, groups, band;
+  int64_t n, c, row, column, at, count, groups, band, rows;
 
   ATTN_INLINE int64_t in(const Broadcast& s) const {
     return n * s.n + c * s.c + row * s.h + column * s.w;
@@ -22,81 +30,110 @@ struct Run {
 };
 
 // A vector of the map. Lines one beside the other are no stream that a processor sees: what comes
-// after them is fetched by name.
+// after them is fetched by name, `ahead` elements further.
 template <class T, class Lanes>
-ATTN_INLINE Vec<acc_t<T>> load_ahead(const T* p, Lanes lanes) {
-  constexpr int64_t kBytes = 2048;
-  __builtin_prefetch(reinterpret_cast<const char*>(p) + kBytes);
+ATTN_INLINE Vec<acc_t<T>> load_ahead(const T* p, Lanes lanes, int64_t ahead) {
+  __builtin_prefetch(p + ahead);
   return load_lanes(p, lanes);
 }
 
-// From one line to the next, in the map and in an operand.
-ATTN_INLINE int64_t line_step(const Bands& b) {
-  return b.channels_last ? b.c : b.by_rows ? b.w : b.h * b.w;
+// On the same lines or, where these are short, on those of the next group.
+template <class T>
+ATTN_INLINE int64_t elements_ahead(const Bands& b) {
+  constexpr int64_t kAhead = 2048 / sizeof(T), kMost = 8 * kAhead;
+  const int64_t group = kLines * b.h * b.w;
+  return b.channels_last || group > kMost ? kAhead : group;
 }
+
+// From one line to the next, in the map and in an operand.
+ATTN_INLINE int64_t line_step(const Bands& b) { return b.channels_last ? b.c : b.h * b.w; }
 ATTN_INLINE int64_t line_step(const Bands& b, const Broadcast& s) {
-  return b.channels_last ? s.w : b.by_rows ? s.h : s.c;
+  return b.channels_last ? s.w : s.c;
 }
 
 // The stride of an operand along the runs of `b`: 1 or 0.
 ATTN_INLINE int64_t step(const Bands& b, const Broadcast& s) { return b.channels_last ? s.c : s.w; }
 
-// fn(first, count) for parts of [begin, end) that are short enough for one partial sum.
-template <class A, class Fn>
-ATTN_INLINE void in_parts(int64_t begin, int64_t end, const Fn& fn) {
-  constexpr int64_t kPart = kVectorsPerSum * kLanes<A>;
-  for (int64_t i = begin; i < end; i += kPart) fn(i, std::min(kPart, end - i));
-}
-
-// fn(first, groups, lines) for lines in [begin, end): groups of kLines, and what is left one by
-// one.
+// fn(first, count) for parts of [begin, end).
 template <class Fn>
-ATTN_INLINE void in_lines(int64_t begin, int64_t end, const Fn& fn) {
-  const int64_t groups = (end - begin) / kLines, left = begin + groups * kLines;
-  if (groups > 0) fn(begin, groups, std::integral_constant<int, kLines>{});
-  if (left < end) fn(left, end - left, std::integral_constant<int, 1>{});
+ATTN_INLINE void in_parts(int64_t most, int64_t begin, int64_t end, const Fn& fn) {
+  for (int64_t i = begin; i < end; i += most) fn(i, std::min(most, end - i));
 }
 
-// fn(run, lines) for all of a task.
-template <class A, class Fn>
-ATTN_INLINE void for_each_run(const Bands& b, int64_t task, const Fn& fn) {
-  const int64_t n = task / b.bands(), band = task % b.bands();
-  const int64_t first = band * b.rows, last = std::min(first + b.rows, b.h);
-  if (b.channels_last) {
+// fn(row, rows, column, count) for parts of [first, last): whole rows, such that most parts begin
+// with a whole vector, or, of long ones, parts.
+template <class Fn>
+ATTN_INLINE void in_rows(int64_t most, int64_t first, int64_t last, int64_t width, const Fn& fn) {
+  const int64_t fit = most / width, rows = fit < 4 ? fit : fit / 4 * 4;
+  if (rows == 0) {
     for (int64_t row = first; row < last; ++row)
-      in_lines(0, b.w, [&](int64_t column, int64_t groups, auto lines) {
-        const int64_t at = ((n * b.h + row) * b.w + column) * b.c;
-        in_parts<A>(0, b.c, [&](int64_t c, int64_t count) {
-          fn(Run{n, c, row, column, at + c, count, groups, band}, lines);
-        });
-      });
-  } else if (b.by_rows) {
-    for (int64_t c = 0; c < b.c; ++c)
-      in_lines(first, last, [&](int64_t row, int64_t groups, auto lines) {
-        const int64_t at = ((n * b.c + c) * b.h + row) * b.w;
-        in_parts<A>(0, b.w, [&](int64_t column, int64_t count) {
-          fn(Run{n, c, row, column, at + column, count, groups, band}, lines);
-        });
-      });
+      in_parts(most, 0, width, [&](int64_t column, int64_t count) { fn(row, 1, column, count); });
   } else {
-    in_lines(0, b.c, [&](int64_t first_channel, int64_t groups, auto lines) {
-      for (int64_t c = first_channel; c < first_channel + groups * lines; c += lines) {
-        const int64_t at = (n * b.c + c) * b.h * b.w;  // all of its pixels before the next ones
-        in_parts<A>(first * b.w, last * b.w, [&](int64_t pixel, int64_t count) {
-          fn(Run{n, c, 0, pixel, at + pixel, count, 1, band}, lines);
-        });
-      }
-    });
+    for (int64_t row = first; row < last; row += rows) {
+      const int64_t count = std::min(rows, last - row);
+      fn(row, count, 0, count * width);
+    }
   }
 }
 
+// fn(first, groups, lines) for lines in [begin, end): groups of kAtOnce, and what is left one by
+// one.
+template <int kAtOnce, class Fn>
+ATTN_INLINE void in_lines(int64_t begin, int64_t end, const Fn& fn) {
+  const int64_t groups = (end - begin) / kAtOnce, left = begin + groups * kAtOnce;
+  if (groups > 0) fn(begin, groups, std::integral_constant<int, kAtOnce>{});
+  if constexpr (kAtOnce > 1) {
+    if (left < end) fn(left, end - left, std::integral_constant<int, 1>{});
+  }
+}
+
+// fn(run, lines) for all of a task, in runs of at most `most` elements on a line.
+template <int kAtOnce, class Fn>
+ATTN_INLINE void for_each_run(const Bands& b, int64_t task, int64_t most, const Fn& fn) {
+  const int64_t n = task / (b.bands() * b.blocks()), band = task / b.blocks() % b.bands();
+  const int64_t first = band * b.rows, last = std::min(first + b.rows, b.h);
+  if (b.channels_last) {
+    for (int64_t row = first; row < last; ++row)
+      in_lines<kAtOnce>(0, b.w, [&](int64_t column, int64_t groups, auto lines) {
+        const int64_t at = ((n * b.h + row) * b.w + column) * b.c;
+        in_parts(most, 0, b.c, [&](int64_t c, int64_t count) {
+          fn(Run{n, c, row, column, at + c, count, groups, band, 1}, lines);
+        });
+      });
+    return;
+  }
+  const int64_t channel = task % b.blocks() * b.channels;
+  in_lines<kAtOnce>(
+      channel, std::min(channel + b.channels, b.c), [&](int64_t begin, int64_t groups, auto lines) {
+        for (int64_t c = begin; c < begin + groups * lines; c += lines) {
+          const int64_t at = (n * b.c + c) * b.h * b.w;  // all of its pixels before the next ones
+          if (b.by_rows) {
+            in_rows(most, first, last, b.w,
+                    [&](int64_t row, int64_t rows, int64_t column, int64_t count) {
+                      fn(Run{n, c, row, column, at + row * b.w + column, count, 1, band, rows},
+                         lines);
+                    });
+          } else {
+            in_parts(most, first * b.w, last * b.w, [&](int64_t pixel, int64_t count) {
+              fn(Run{n, c, 0, pixel, at + pixel, count, 1, band, 1}, lines);
+            });
+          }
+        }
+      });
+}
+
+// Whether something has one value for each row, or for each column, of a run of whole rows.
+ATTN_INLINE bool is_spread(const Bands& b, const Broadcast& s) {
+  return b.by_rows && !s.runs_on(b.w);
+}
+
 // What an operand holds along the lines of a run: vectors of it, or on each line one value again
-// and again. Without a branch for each vector: all loads go to that value, in a room of its own,
-// outside of the object, whose members are then in registers. An operand that is absent is not
-// asked.
+// and again, or the values of rows or columns. Without a branch for each vector: all loads go to
+// that value, or to all of those, in a room of their own, outside of the object, whose members are
+// then in registers. An operand that is absent is not asked.
 template <class A, int G>
 struct Room {
-  alignas(64) A values[G * kLanes<A>];
+  alignas(64) A values[kRun<A> + kLanes<A>];
 };
 template <class A, int G>
 class Along {
@@ -104,14 +141,20 @@ class Along {
   ATTN_INLINE Along(const Bands& b, const Operand<A>& from, const Run& run)
       : from_(from.data != nullptr ? from.data + run.in(from.stride) : nullptr),
         from_line_(line_step(b, from.stride)),
-        mask_(-step(b, from.stride)) {}
+        spread_(is_spread(b, from.stride)),
+        mask_(spread_ ? -1 : -step(b, from.stride)),
+        rows_(run.rows),
+        width_(run.count / run.rows),
+        row_(from.stride.h) {}
 
   // The operand of the next group.
   ATTN_INLINE void next(Room<A, G>& room) {
     if (from_ == nullptr) return;
     data_ = from_;
     line_ = from_line_;
-    if (mask_ == 0) {
+    if (spread_) {
+      spread(room);
+    } else if (mask_ == 0) {
       for (int g = 0; g < G; ++g) store(room.values + g * kLanes<A>, broadcast(from_[g * line_]));
       data_ = room.values;
       line_ = kLanes<A>;
@@ -125,8 +168,32 @@ class Along {
   }
 
  private:
+  // Vectors go over the end of a row where the next one overwrites it.
+  ATTN_INLINE void spread(Room<A, G>& room) {
+    data_ = room.values;
+    line_ = from_line_ == 0 ? 0 : kPart<A>;
+    for (int g = 0; g < (line_ == 0 ? 1 : G); ++g) {
+      const A* from = from_ + g * from_line_;
+      A* to = room.values + g * line_;
+      if (row_ != 0) {
+        for (int64_t row = 0; row < rows_; ++row) {
+          const Vec<A> value = broadcast(from[row * row_]);
+          for (int64_t i = 0; i < width_; i += kLanes<A>) store(to + row * width_ + i, value);
+        }
+      } else {
+        for (int64_t i = (width_ - 1) / kLanes<A> * kLanes<A>; i >= 0; i -= kLanes<A>) {
+          const Vec<A> values =
+              width_ - i < kLanes<A> ? load(from + i, width_ - i) : load(from + i);
+          for (int64_t row = 0; row < rows_; ++row) store(to + row * width_ + i, values);
+        }
+      }
+    }
+  }
+
   const A *from_, *data_ = nullptr;
-  int64_t from_line_, mask_, line_ = 0;
+  int64_t from_line_;
+  bool spread_;
+  int64_t mask_, rows_, width_, row_, line_ = 0;
 };
 
 // The sum of the lanes of each of G vectors; of four at once, neighbours of two vectors together.
@@ -149,44 +216,47 @@ ATTN_INLINE void sums_of_lanes(const Vec<A> (&v)[G], A (&sums)[G]) {
   }
 }
 
-// The sums of the lines of a run. Missing lanes must hold zeros.
+// The sums of the lines of a run. Missing lanes must hold zeros. Those of rows or columns are added
+// up when the group is through, from a room that holds it.
 template <class A, int G>
 class RunSums {
   using V = Vec<A>;
   using Wide = typename VectorOf<double, kLanes<A>>::type;
 
  public:
-  ATTN_INLINE RunSums(const Bands& b, const Sums& to, const Run& run)
+  ATTN_INLINE RunSums(const Bands& b, const Sums& to, const Run& run, Room<A, G>& room)
       : data_(to.data != nullptr ? to.data + run.band * to.of_band + run.in(to.stride) : nullptr),
         line_(line_step(b, to.stride)),
-        along_(step(b, to.stride) != 0) {}
+        spread_(is_spread(b, to.stride)),
+        along_(step(b, to.stride) != 0),
+        rows_(run.rows),
+        width_(run.count / run.rows),
+        row_(to.stride.h),
+        room_(room.values) {}
 
   ATTN_INLINE bool wanted() const { return data_ != nullptr; }
 
   // The lines' vectors at i.
   template <class Lanes>
   ATTN_INLINE void add(int64_t i, const V (&v)[G], Lanes lanes) {
-    if (!along_) {
+    if (spread_) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) store(room_ + g * kPart<A> + i, v[g]);
+    } else if (!along_) {
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) sum_[g] += v[g];
-    } else if (line_ == 0) {
-      add_wide(data_ + i, total(v), lanes);
     } else {
-      for (int g = 0; g < G; ++g) add_wide(data_ + g * line_ + i, v[g], lanes);
+      add_along(i, v, lanes);
     }
   }
 
   // After each group.
   ATTN_INLINE void finish() {
     if (data_ == nullptr) return;
-    if (!along_) {
-      if (line_ == 0) {
-        *data_ += sum_of_lanes<A>(total(sum_));
-      } else {
-        A sums[G];
-        sums_of_lanes(sum_, sums);
-        for (int g = 0; g < G; ++g) data_[g * line_] += sums[g];
-      }
+    if (spread_) {
+      row_ != 0 ? add_rows() : add_columns();
+    } else if (!along_) {
+      add_lines(data_, sum_);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) sum_[g] = V{};
     }
@@ -201,6 +271,47 @@ class RunSums {
     return tree_sum(sum);
   }
 
+  ATTN_INLINE void add_rows() {
+    for (int64_t row = 0; row < rows_; ++row) {
+      V sum[G]{};
+      for_each_vector<A>(width_, [&](int64_t i, auto lanes) {
+        for (int g = 0; g < G; ++g)
+          sum[g] += fill_missing<A>(load(room_ + g * kPart<A> + row * width_ + i), V{}, lanes);
+      });
+      add_lines(data_ + row * row_, sum);
+    }
+  }
+
+  ATTN_INLINE void add_columns() {
+    for_each_vector<A>(width_, [&](int64_t i, auto lanes) {
+      V sum[G]{};
+      for (int64_t row = 0; row < rows_; ++row)
+        for (int g = 0; g < G; ++g) sum[g] += load(room_ + g * kPart<A> + row * width_ + i);
+      add_along(i, sum, lanes);
+    });
+  }
+
+  // All lanes of each line, to one sum or to one for each line.
+  ATTN_INLINE void add_lines(double* to, const V (&v)[G]) {
+    if (line_ == 0) {
+      *to += sum_of_lanes<A>(total(v));
+    } else {
+      A sums[G];
+      sums_of_lanes(v, sums);
+      for (int g = 0; g < G; ++g) to[g * line_] += sums[g];
+    }
+  }
+
+  // Lane by lane, in the same way.
+  template <class Lanes>
+  ATTN_INLINE void add_along(int64_t i, const V (&v)[G], Lanes lanes) {
+    if (line_ == 0) {
+      add_wide(data_ + i, total(v), lanes);
+    } else {
+      for (int g = 0; g < G; ++g) add_wide(data_ + g * line_ + i, v[g], lanes);
+    }
+  }
+
   template <class Lanes>
   static ATTN_INLINE void add_wide(double* to, V v, Lanes lanes) {
     if constexpr (std::is_same_v<Lanes, int64_t>) {
@@ -212,7 +323,9 @@ class RunSums {
 
   double* data_;
   int64_t line_;
-  bool along_;
+  bool spread_, along_;
+  int64_t rows_, width_, row_;
+  A* room_;
   V sum_[G]{};
 };
 

@@ -17,14 +17,23 @@ inline Tensor empty_as(const FeatureMap& x, const Sizes& s, ScalarType dtype) {
   return empty_strided(x, s, std::array{s[3] * s[2] * s[1], int64_t{1}, s[3] * s[1], s[1]}, dtype);
 }
 
-// Enough tasks for any machine: what is added up does not depend on the number of threads. Few
-// pixels in NCHW, where what they have in common is read again for every channel.
-inline Bands make_bands(const FeatureMap& x) {
-  constexpr int64_t kTasks = 16, kPixels = 2048;
-  Bands b{x.n, x.c, x.h, x.w, pixels_outermost(x), false, 1};
-  int64_t bands = (kTasks + std::max<int64_t>(x.n, 1) - 1) / std::max<int64_t>(x.n, 1);
-  if (!b.channels_last) bands = std::max(bands, (x.h * x.w + kPixels - 1) / kPixels);
-  b.rows = (x.h + bands - 1) / bands;
+// Enough tasks for any machine: what is added up does not depend on the number of threads. In NCHW
+// a task has whole planes, one after the other in memory, but where channels are summed up: there
+// it has all channels of few pixels, whose sums stay in the cache.
+inline Bands make_bands(const FeatureMap& x, bool sums_channels = false) {
+  constexpr int64_t kTasks = 16, kPixels = 2048, kMultiple = 4;
+  Bands b{x.n, x.c, x.h, x.w, pixels_outermost(x), false, x.h, x.c};
+  const auto parts = [](int64_t size, int64_t count) {
+    const int64_t part = (size + count - 1) / count;
+    return (part + kMultiple - 1) / kMultiple * kMultiple;
+  };
+  const int64_t of_image = (kTasks + std::max<int64_t>(x.n, 1) - 1) / std::max<int64_t>(x.n, 1);
+  if (b.channels_last)
+    b.rows = (x.h + of_image - 1) / of_image;
+  else if (sums_channels)
+    b.rows = parts(x.h, std::max(of_image, (x.h * x.w + kPixels - 1) / kPixels));
+  else
+    b.channels = parts(x.c, of_image);
   return b;
 }
 
@@ -45,7 +54,7 @@ inline Broadcast broadcast_strides(const Bands& b, const Sizes& s) {
 // What broadcasts to the map of `b`: its strides, for whose sake runs may have to end with rows.
 inline Broadcast joined(Bands& b, const Sizes& sizes) {
   const Broadcast stride = broadcast_strides(b, sizes);
-  b.by_rows = b.by_rows || !stride.runs_on(b.w);
+  b.by_rows = b.by_rows || (!b.channels_last && !stride.runs_on(b.w));
   return stride;
 }
 
@@ -125,7 +134,7 @@ template <class Args>
 void run_bands(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
   constexpr int64_t kElementsPerThread = 1 << 14;
   const Bands& b = args.bands;
-  torch::stable::parallel_for(0, b.tasks(), kElementsPerThread / (b.c * b.rows * b.w) + 1,
+  torch::stable::parallel_for(0, b.tasks(), kElementsPerThread / (b.channels * b.rows * b.w) + 1,
                               [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 

@@ -35,7 +35,9 @@ std::tuple<Tensor, Tensor, Tensor> broadcast_gate_sums(
   const Tensor dy = laid_out_as(dy_any, x);
   const std::optional<Tensor> y = optional_map(y_any, x);
   const Tensor dr = y ? empty_like(x) : empty(x, std::array<int64_t, 1>{0}, x.dtype());
-  Bands bands = make_bands(x);
+  const bool sums_channels =
+      factor.a->size(1) < x.c || (factor.b.has_value() && factor.b->size(1) < x.c);
+  Bands bands = make_bands(x, sums_channels);
   SumsOf d_a(x, bands, sizes_of(*factor.a));
   SumsOf d_b(x, bands, b ? sizes_of(*factor.b) : Sizes{}, b.has_value());
   with_dtype(x, [&](auto t) {

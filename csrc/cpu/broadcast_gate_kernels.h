@@ -35,9 +35,9 @@ template <class T, class G, bool kSum>
 void broadcast_gate_tasks(const BroadcastGate<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const int64_t line = line_step(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto put = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> room_a, room_b;
     Along<A, kCount> a(g.bands, g.factor.a, run), b(g.bands, g.factor.b, run);
     for (; run.groups > 0; --run.groups, run.at += kCount * line) {
@@ -56,7 +56,7 @@ void broadcast_gate_tasks(const BroadcastGate<T>& args, int64_t begin, int64_t e
       });
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, put);
+  for (int64_t task = begin; task < end; ++task) for_each_run<1>(args.bands, task, kRun<A>, put);
 }
 
 template <class T>
@@ -68,10 +68,11 @@ void broadcast_gate(const BroadcastGate<T>& args, int64_t begin, int64_t end) {
 
 // dr, which is written where there was a ReLU.
 template <class T, class Lanes>
-ATTN_INLINE Vec<acc_t<T>> masked_gradient(const BroadcastGateSums<T>& g, int64_t at, Lanes lanes) {
-  auto dr = load_ahead(g.dy + at, lanes);
+ATTN_INLINE Vec<acc_t<T>> masked_gradient(const BroadcastGateSums<T>& g, int64_t at, Lanes lanes,
+                                          int64_t ahead) {
+  auto dr = load_ahead(g.dy + at, lanes, ahead);
   if (g.y == nullptr) return dr;
-  dr = relu_backward(dr, load_ahead(g.y + at, lanes));
+  dr = relu_backward(dr, load_ahead(g.y + at, lanes, ahead));
   store_lanes(g.dr + at, dr, lanes);
   return dr;
 }
@@ -79,13 +80,14 @@ ATTN_INLINE Vec<acc_t<T>> masked_gradient(const BroadcastGateSums<T>& g, int64_t
 template <class T, class G, bool kSum>
 void broadcast_gate_sums_tasks(const BroadcastGateSums<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  const int64_t line = line_step(args.bands);
+  const int64_t line = line_step(args.bands), ahead = elements_ahead<T>(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto sum = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> room_a, room_b;
     Along<A, kCount> a(g.bands, g.factor.a, run), b(g.bands, g.factor.b, run);
-    RunSums<A, kCount> d_a(g.bands, g.d_a, run), d_b(g.bands, g.d_b, run);
+    Room<A, kCount> room_d_a, room_d_b;
+    RunSums<A, kCount> d_a(g.bands, g.d_a, run, room_d_a), d_b(g.bands, g.d_b, run, room_d_b);
     for (; run.groups > 0; --run.groups, run.at += kCount * line) {
       a.next(room_a);
       b.next(room_b);
@@ -95,7 +97,8 @@ void broadcast_gate_sums_tasks(const BroadcastGateSums<T>& args, int64_t begin, 
         for (int l = 0; l < kCount; ++l) {
           const int64_t at = run.at + l * line + i;
           const auto va = a(l, i, lanes), vb = b(l, i, lanes), u = combined<kSum>(va, vb);
-          const auto d_u = masked_gradient(g, at, lanes) * load_ahead(g.x + at, lanes) *
+          const auto d_u = masked_gradient(g, at, lanes, ahead) *
+                           load_ahead(g.x + at, lanes, ahead) *
                            G::slope(u, G::value(u, VectorExp{}));
           of_a[l] = fill_missing<A>(kSum ? d_u : d_u * vb, Vec<A>{}, lanes);
           of_b[l] = fill_missing<A>(kSum ? d_u : d_u * va, Vec<A>{}, lanes);
@@ -107,7 +110,8 @@ void broadcast_gate_sums_tasks(const BroadcastGateSums<T>& args, int64_t begin, 
       d_b.finish();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, sum);
+  for (int64_t task = begin; task < end; ++task)
+    for_each_run<kLines>(args.bands, task, kPart<A>, sum);
 }
 
 template <class T>

@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> broadcast_squeeze(
   STD_TORCH_CHECK(weight_any.has_value() == wants(kSum),
                   "attn_kernels: weight and the sum over channels come together");
   const std::optional<Tensor> weight = operand("weight", weight_any, x);
-  Bands bands = make_bands(x);
+  Bands bands = make_bands(x, wants(kSum));
   SumsOf mean(x, bands, {x.n, x.c, 1, 1}, wants(kMean));
   SumsOf sum(x, bands, {x.n, 1, x.h, x.w}, wants(kSum));
   SumsOf rows(x, bands, {x.n, x.c, x.h, 1}, wants(kRows));

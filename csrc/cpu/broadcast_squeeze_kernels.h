@@ -9,20 +9,22 @@ namespace attn_kernels::ATTN_ISA {
 template <class T>
 void broadcast_squeeze(const BroadcastSqueeze<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  const int64_t line = line_step(args.bands);
+  const int64_t line = line_step(args.bands), ahead = elements_ahead<T>(args.bands);
+  const auto s = args;  // a copy that no store may change
   const auto sum = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto s = args;  // a copy that no store may change
-    Room<A, kCount> room;
+    Room<A, kCount> room, rooms[4];
     Along<A, kCount> weight(s.bands, s.weight, run);
-    RunSums<A, kCount> mean(s.bands, s.mean, run), sum(s.bands, s.sum, run);
-    RunSums<A, kCount> rows(s.bands, s.rows, run), columns(s.bands, s.columns, run);
+    RunSums<A, kCount> mean(s.bands, s.mean, run, rooms[0]), sum(s.bands, s.sum, run, rooms[1]);
+    RunSums<A, kCount> rows(s.bands, s.rows, run, rooms[2]);
+    RunSums<A, kCount> columns(s.bands, s.columns, run, rooms[3]);
     for (; run.groups > 0; --run.groups, run.at += kCount * line) {
       weight.next(room);
       for_each_vector<A>(run.count, [&](int64_t i, auto lanes) {
         Vec<A> x[kCount];
 #pragma GCC unroll 4
-        for (int l = 0; l < kCount; ++l) x[l] = load_ahead(s.x + run.at + l * line + i, lanes);
+        for (int l = 0; l < kCount; ++l)
+          x[l] = load_ahead(s.x + run.at + l * line + i, lanes, ahead);
         if (mean.wanted()) mean.add(i, x, lanes);
         if (rows.wanted()) rows.add(i, x, lanes);
         if (columns.wanted()) columns.add(i, x, lanes);
@@ -38,7 +40,8 @@ void broadcast_squeeze(const BroadcastSqueeze<T>& args, int64_t begin, int64_t e
       columns.finish();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, sum);
+  for (int64_t task = begin; task < end; ++task)
+    for_each_run<kLines>(args.bands, task, kPart<A>, sum);
 }
 
 template <class T, class G, bool kSum>
@@ -49,15 +52,16 @@ void broadcast_squeeze_backward_tasks(const BroadcastSqueezeBackward<T>& args, i
           of_column = A(1) / static_cast<A>(args.bands.h);
   const A of_pixel = A(1) / static_cast<A>(args.bands.h * args.bands.w);
   const int64_t line = line_step(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto put = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> rooms[7];
     Along<A, kCount> a(g.bands, g.factor.a, run), b(g.bands, g.factor.b, run);
     Along<A, kCount> weight(g.bands, g.weight, run), d_sum(g.bands, g.d_sum, run);
     Along<A, kCount> d_mean(g.bands, g.d_mean, run);
     Along<A, kCount> d_rows(g.bands, g.d_rows, run), d_columns(g.bands, g.d_columns, run);
-    RunSums<A, kCount> d_weight(g.bands, g.d_weight, run);
+    Room<A, kCount> room;
+    RunSums<A, kCount> d_weight(g.bands, g.d_weight, run, room);
     for (; run.groups > 0; --run.groups, run.at += kCount * line) {
       a.next(rooms[0]);
       b.next(rooms[1]);
@@ -91,7 +95,8 @@ void broadcast_squeeze_backward_tasks(const BroadcastSqueezeBackward<T>& args, i
       d_weight.finish();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, put);
+  const int64_t most = args.d_weight.data != nullptr ? kPart<A> : kRun<A>;
+  for (int64_t task = begin; task < end; ++task) for_each_run<1>(args.bands, task, most, put);
 }
 
 template <class T>

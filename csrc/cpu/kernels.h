@@ -5,8 +5,10 @@
 #include <cstdint>
 
 #include "affine_gate_args.h"
-#include "excite_args.h"
+#include "blend_args.h"
 #include "broadcast_args.h"
+#include "excite_args.h"
+#include "mix_args.h"
 #include "self_gate_args.h"
 #include "spatial_args.h"
 #include "squeeze_args.h"
@@ -123,6 +125,12 @@ struct Kernels {
   void (*self_gate)(const SelfGate<T>&, int64_t begin, int64_t end);
   void (*self_gate_sums)(const SelfGateSums<T>&, int64_t begin, int64_t end);
   void (*self_gate_backward)(const SelfGateBackward<T>&, int64_t begin, int64_t end);
+  void (*mix)(const Mix<T>&, int64_t begin, int64_t end);
+  void (*mix_sums)(const MixSums<T>&, int64_t begin, int64_t end);
+  void (*mix_squeeze)(const MixSqueeze<T>&, int64_t begin, int64_t end);
+  void (*mix_backward)(const MixBackward<T>&, int64_t begin, int64_t end);
+  void (*blend)(const Blend<T>&, int64_t begin, int64_t end);
+  void (*blend_backward)(const BlendBackward<T>&, int64_t begin, int64_t end);
 };
 
 // Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two

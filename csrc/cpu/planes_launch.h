@@ -15,24 +15,26 @@ inline Planes whole_planes(const FeatureMap& x) {
 }
 
 // For passes that treat every element alone.
-inline Planes elementwise_planes(const FeatureMap& x) {
-  Planes p = whole_planes(x);
+inline Planes elementwise_planes(Planes p) {
   p.channel_block = std::clamp<int64_t>(p.c, 1, 4096);
   p.pixel_block = std::clamp<int64_t>(32768 / p.channel_block, 1, p.pixels);
   return p;
 }
+inline Planes elementwise_planes(const FeatureMap& x) {
+  return elementwise_planes(whole_planes(x));
+}
 
 // For sums over pixels: few images are shared out by channels. No channel's sum depends on that.
-inline Planes summing_planes(const FeatureMap& x) {
+inline Planes summing_planes(Planes p) {
   constexpr int64_t kMost = 1024, kLeast = 32;
   const int64_t threads = torch::stable::get_num_threads();
-  Planes p = whole_planes(x);
   p.pixel_block = p.pixels;
   p.channel_block = std::clamp<int64_t>(p.c, 1, kMost);
   while (p.n % threads != 0 && p.tasks() < 4 * threads && p.channel_block > kLeast)
     p.channel_block = (p.channel_block / 2 + kLeast - 1) / kLeast * kLeast;
   return p;
 }
+inline Planes summing_planes(const FeatureMap& x) { return summing_planes(whole_planes(x)); }
 
 constexpr int64_t kElementsPerThread = 1 << 14;
 

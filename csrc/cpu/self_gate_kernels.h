@@ -11,11 +11,10 @@ namespace attn_kernels::ATTN_ISA {
 template <class T, int G>
 class ShuffledLines {
   using A = acc_t<T>;
-  static constexpr int64_t kPart = kVectorsPerSum * kLanes<A>;
 
  public:
   struct Stage {
-    T values[G * kPart + kLanes<A>];
+    T values[kRun<A> + kLanes<A>];
   };
 
   ATTN_INLINE ShuffledLines(const Bands& b, int64_t groups, const Run& run)
@@ -33,7 +32,7 @@ class ShuffledLines {
 
   // The lines' own vectors at i, or those of the stage.
   ATTN_INLINE T* at(T* map, Stage& stage, int l, int64_t i) const {
-    return staged_ ? stage.values + l * kPart + i : map + places_[l] + i;
+    return staged_ ? stage.values + l * kPart<A> + i : map + places_[l] + i;
   }
   ATTN_INLINE void load_stage(const T* map, Stage& stage) const {
     if (staged_) each([&](int64_t to, int64_t from) { stage.values[to] = map[from]; });
@@ -58,7 +57,7 @@ class ShuffledLines {
     int64_t within = channel_ % per_group_, group = channel_ / per_group_;
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t place = at_ - channel_ + within * groups_ + group;
-      for (int l = 0; l < G; ++l) fn(l * kPart + i, place + l * line_);
+      for (int l = 0; l < G; ++l) fn(l * kPart<A> + i, place + l * line_);
       if (++within == per_group_) within = 0, ++group;
     }
   }
@@ -92,9 +91,9 @@ template <class T>
 void self_gate(const SelfGate<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const int64_t line = line_step(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto put = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> rooms[4];
     typename ShuffledLines<T, kCount>::Stage stage;
     SelfGateAlong<A, kCount> of(g.bands, g.of, run);
@@ -114,22 +113,23 @@ void self_gate(const SelfGate<T>& args, int64_t begin, int64_t end) {
       shuffled.next();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, put);
+  for (int64_t task = begin; task < end; ++task) for_each_run<1>(args.bands, task, kRun<A>, put);
 }
 
 template <class T>
 void self_gate_sums(const SelfGateSums<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  const int64_t line = line_step(args.bands);
+  const int64_t line = line_step(args.bands), ahead = elements_ahead<T>(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto sum = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> rooms[4];
     typename ShuffledLines<T, kCount>::Stage stage;
     SelfGateAlong<A, kCount> of(g.bands, g.of, run);
     ShuffledLines<T, kCount> shuffled(g.bands, g.groups, run);
-    RunSums<A, kCount> d_p2(g.bands, g.d_p2, run), d_p1(g.bands, g.d_p1, run);
-    RunSums<A, kCount> d_p0(g.bands, g.d_p0, run);
+    Room<A, kCount> room;
+    RunSums<A, kCount> d_p2(g.bands, g.d_p2, run, room), d_p1(g.bands, g.d_p1, run, room);
+    RunSums<A, kCount> d_p0(g.bands, g.d_p0, run, room);
     for (; run.groups > 0; --run.groups, run.at += kCount * line) {
       of.next(rooms);
       shuffled.load_stage(g.dy, stage);
@@ -137,7 +137,7 @@ void self_gate_sums(const SelfGateSums<T>& args, int64_t begin, int64_t end) {
         Vec<A> of_p2[kCount], of_p1[kCount], of_p0[kCount];
 #pragma GCC unroll 4
         for (int l = 0; l < kCount; ++l) {
-          const auto x = load_lanes(g.x + run.at + l * line + i, lanes);
+          const auto x = load_ahead(g.x + run.at + l * line + i, lanes, ahead);
           const auto dy = load_lanes(shuffled.at(const_cast<T*>(g.dy), stage, l, i), lanes);
           const auto d = x - of.center(l, i, lanes);
           const auto gate =
@@ -156,16 +156,17 @@ void self_gate_sums(const SelfGateSums<T>& args, int64_t begin, int64_t end) {
       shuffled.next();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, sum);
+  for (int64_t task = begin; task < end; ++task)
+    for_each_run<kLines>(args.bands, task, kPart<A>, sum);
 }
 
 template <class T>
 void self_gate_backward(const SelfGateBackward<T>& args, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const int64_t line = line_step(args.bands);
+  const auto g = args;  // a copy that no store may change
   const auto put = [&](Run run, auto lines) {
     constexpr int kCount = decltype(lines)::value;
-    const auto g = args;  // a copy that no store may change
     Room<A, kCount> rooms[4], room_slope, room_offset;
     typename ShuffledLines<T, kCount>::Stage stage;
     SelfGateAlong<A, kCount> of(g.bands, g.of, run);
@@ -193,7 +194,7 @@ void self_gate_backward(const SelfGateBackward<T>& args, int64_t begin, int64_t 
       shuffled.next();
     }
   };
-  for (int64_t task = begin; task < end; ++task) for_each_run<A>(args.bands, task, put);
+  for (int64_t task = begin; task < end; ++task) for_each_run<1>(args.bands, task, kRun<A>, put);
 }
 
 }  // namespace attn_kernels::ATTN_ISA

@@ -11,6 +11,9 @@ FEATURE_MAP, OPERANDS = "csrc/common/feature_map.h", "csrc/common/spatial_operan
 ARITHMETIC = "csrc/common/spatial_gate.h"
 SQUEEZE, AFFINE_GATE = "csrc/cpu/squeeze_kernels.h", "csrc/cpu/affine_gate_kernels.h"
 EXCITE = "csrc/common/excite.h"
+BANDS, BROADCAST_GATE = "csrc/cpu/bands_kernels.h", "csrc/cpu/broadcast_gate_kernels.h"
+BROADCAST_SQUEEZE = "csrc/cpu/broadcast_squeeze_kernels.h"
+SELF_GATE = "csrc/cpu/self_gate_kernels.h"
 
 ROUNDING = "tests/test_gam_rounding.py::"
 SUMS = "tests/test_gate_sums.py::"
@@ -18,6 +21,8 @@ LAYOUTS = "tests/test_spatial_layouts.py::"
 VIEW = "tests/test_spatial_view.py::"
 TEST_SQUEEZE, TEST_AFFINE_GATE = "tests/test_squeeze.py::", "tests/test_affine_gate.py::"
 TEST_EXCITE = "tests/test_squeeze_excite.py::"
+TEST_BROADCAST, TEST_SELF_GATE = "tests/test_broadcast_gate.py::", "tests/test_self_gate.py::"
+FORMS = TEST_BROADCAST + "test_forms"
 EVERY_RESULT = TEST_EXCITE + "test_every_result"
 
 MUTATIONS = [
@@ -263,5 +268,103 @@ MUTATIONS = [
         "const auto own = of_image(excite, <<image>>);\n      run_image(k.squeeze,",
         "0 * image",
         TEST_EXCITE + "test_an_image_is_the_same_in_any_batch",
+    ),
+    Mutation(
+        "broadcast_gate: nothing is skipped",
+        BROADCAST_GATE,
+        "load_lanes(g.x + at, lanes) * <<(gate + g.factor.skip)>>;",
+        "gate",
+        FORMS + "[(2, 3, 5, 7)-nchw]",
+    ),
+    Mutation(
+        "broadcast_gate: a factor's gradient takes itself for the other",
+        BROADCAST_GATE,
+        "of_b[l] = fill_missing<A>(kSum ? d_u : d_u * <<va>>,",
+        "vb",
+        FORMS + "[(2, 3, 5, 7)-nchw]",
+    ),
+    Mutation(
+        "broadcast_gate: the hard sigmoid has a slope above 3",
+        "csrc/common/broadcast_gate.h",
+        "return u <= -3 ? T{} : (<<u >= 3 ? T{} : T{} + 1 / T(T{} + 6)>>);",
+        "T{} + 1 / T(T{} + 6)",
+        FORMS + "[(2, 64, 14, 14)-nchw]",
+    ),
+    Mutation(
+        "bands: the first row's factor for all",
+        BANDS,
+        "broadcast(from[<<row * row_>>]);",
+        "0 * row",
+        FORMS + "[(2, 3, 5, 7)-nchw]",
+    ),
+    Mutation(
+        "bands: columns after the first vector are left as they were",
+        BANDS,
+        "for (int64_t i = <<(width_ - 1) / kLanes<A> * kLanes<A>>>; i >= 0;",
+        "0",
+        FORMS + "[(1, 3, 50, 61)-nchw]",
+    ),
+    Mutation(
+        "bands: a row's sum takes the next row's first pixels",
+        BANDS,
+        "sum[g] += <<fill_missing<A>(load(room_ + g * kPart<A> + row * width_ + i), V{}, lanes)>>;",
+        "load(room_ + g * kPart<A> + row * width_ + i)",
+        FORMS + "[(2, 3, 5, 7)-nchw]",
+    ),
+    Mutation(
+        "bands: a long row's parts are all its first",
+        BANDS,
+        "fn(row, 1, <<column>>, count);",
+        "0 * column",
+        FORMS + "[(1, 5, 3, 1100)-nchw]",
+    ),
+    Mutation(
+        "bands: channels that are left after the groups are left out",
+        BANDS,
+        "if (<<left < end>>) fn(left, end - left,",
+        "false",
+        TEST_BROADCAST + "test_statistics[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "bands: the first band's sums for all",
+        "csrc/cpu/bands_launch.h",
+        "sum += sums_[<<band * size_>> + i];",
+        "0 * band",
+        TEST_BROADCAST + "test_statistics[(2, 64, 14, 14)-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "broadcast_squeeze: a sum over channels without its weight",
+        BROADCAST_SQUEEZE,
+        "x[l] *= <<weight(l, i, lanes)>>;",
+        "Vec<A>{} + 1",
+        TEST_BROADCAST + "test_statistics[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "broadcast_squeeze: rows share their gradient as columns do",
+        BROADCAST_SQUEEZE,
+        "d_rows(l, i, lanes) * <<of_row>>;",
+        "of_column",
+        TEST_BROADCAST + "test_statistics[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "self_gate: half of the polynomial's slope",
+        SELF_GATE,
+        "d_u * (<<2 * p2 * d>> + p1)",
+        "p2 * d",
+        TEST_SELF_GATE + "test_accuracy[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "self_gate: the shuffle is its inverse",
+        SELF_GATE,
+        "return <<c % per_group_ * groups_ + c / per_group_>>;",
+        "c % groups_ * per_group_ + c / groups_",
+        TEST_SELF_GATE + "test_shuffle[6-nchw]",
+    ),
+    Mutation(
+        "self_gate: one group of channels in the stage",
+        SELF_GATE,
+        "within * groups_ + <<group>>;",
+        "0 * group",
+        TEST_SELF_GATE + "test_shuffle[6-channels_last]",
     ),
 ]

@@ -14,11 +14,13 @@
 #define ATTN_ISA avx2
 #define ATTN_VECTOR_BYTES 32
 #include "../affine_gate_kernels.h"
+#include "../blend_kernels.h"
 #include "../broadcast_gate_kernels.h"
 #include "../broadcast_squeeze_kernels.h"
 #include "../channel_pool_kernels.h"
 #include "../excite_kernels.h"
 #include "../gam_kernels.h"
+#include "../mix_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../self_gate_kernels.h"
 #include "../spatial_kernels.h"

@@ -36,6 +36,12 @@ constexpr Kernels<T> kTable = {
     self_gate<T>,
     self_gate_sums<T>,
     self_gate_backward<T>,
+    mix<T>,
+    mix_sums<T>,
+    mix_squeeze<T>,
+    mix_backward<T>,
+    blend<T>,
+    blend_backward<T>,
 };
 
 extern const Kernels<float> float_kernels = kTable<float>;
