@@ -16,7 +16,7 @@ Tensor blend(const Tensor& x_any, const Tensor& y_any, const Tensor& a_any, cons
     run_planes(kernels<T>().blend,
                Blend<T>{elementwise_planes(x), data<T>(x.tensor), data<T>(y), data<T>(a),
                         coefficient<A>("scale", scale, x), coefficient<A>("shift", shift, x),
-                        static_cast<A>(factor), data<T>(z)});
+                        static_cast<A>(factor), past_cache<T>(x, 1), data<T>(z)});
   });
   return z;
 }
@@ -35,8 +35,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward(
         kernels<T>().blend_backward,
         BlendBackward<T>{summing_planes(x), data<T>(dz), data<T>(x.tensor), data<T>(y), data<T>(a),
                          coefficient<A>("scale", scale, x), coefficient<A>("shift", shift, x),
-                         static_cast<A>(factor), data<T>(dx), data<T>(dy), data<T>(da),
-                         data<A>(d_scale), data<A>(d_shift)});
+                         static_cast<A>(factor), past_cache<T>(x, 3), data<T>(dx), data<T>(dy),
+                         data<T>(da), data<A>(d_scale), data<A>(d_shift)});
   });
   return {dx, dy, da, d_scale, d_shift};
 }

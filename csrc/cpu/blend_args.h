@@ -13,6 +13,7 @@ struct Blend {
   const T *x, *y, *a;
   const acc_t<T>*scale, *shift;  // (n, c)
   acc_t<T> factor;
+  bool past_cache;
   T* z;
 };
 
@@ -22,6 +23,7 @@ struct BlendBackward {
   const T *dz, *x, *y, *a;
   const acc_t<T>*scale, *shift;  // (n, c)
   acc_t<T> factor;
+  bool past_cache;
   T *dx, *dy, *da;
   acc_t<T>*d_scale, *d_shift;  // (n, c)
 };

@@ -15,9 +15,10 @@ void blend(const Blend<T>& b, int64_t begin, int64_t end) {
     walk_task<T>(b.planes, task, {b.scale, b.shift}, [&](int64_t at, const auto& k, auto lanes) {
       const auto w = sigmoid(load_lanes(b.a + at, lanes) * k[0] + k[1], VectorExp{});
       const auto x = load_lanes(b.x + at, lanes), y = load_lanes(b.y + at, lanes);
-      store_lanes(b.z + at, b.factor * (x * w + y * (1 - w)), lanes);
+      store_lanes(b.z + at, b.factor * (x * w + y * (1 - w)), lanes, b.past_cache);
     });
   }
+  end_stores(b.past_cache);
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
@@ -33,9 +34,9 @@ ATTN_INLINE void blend_gradients(const BlendBackward<T>& b, int64_t at, Vec<acc_
   const V w = sigmoid(a * scale + shift, VectorExp{});
   const V apart = load_lanes(b.x + at, lanes) - load_lanes(b.y + at, lanes);
   const V d_logit = fill_missing<acc_t<T>>(sigmoid_backward(dz * apart, w), V{}, lanes);
-  store_lanes(b.dx + at, dz * w, lanes);
-  store_lanes(b.dy + at, dz * (1 - w), lanes);
-  store_lanes(b.da + at, d_logit * scale, lanes);
+  store_lanes(b.dx + at, dz * w, lanes, b.past_cache);
+  store_lanes(b.dy + at, dz * (1 - w), lanes, b.past_cache);
+  store_lanes(b.da + at, d_logit * scale, lanes, b.past_cache);
   d_scale = d_logit * a;
   d_shift = d_logit;
 }
@@ -121,12 +122,13 @@ class BlendBackwardOfChannels {
 
 template <class T>
 void blend_backward(const BlendBackward<T>& b, int64_t begin, int64_t end) {
-  if (!b.planes.channels_last) {
+  if (b.planes.channels_last) {
+    BlendBackwardOfChannels<T> channels(b);
+    for (int64_t task = begin; task < end; ++task) channels.run(plane_block(b.planes, task));
+  } else {
     for (int64_t task = begin; task < end; ++task) blend_backward_plane(b, task);
-    return;
   }
-  BlendBackwardOfChannels<T> channels(b);
-  for (int64_t task = begin; task < end; ++task) channels.run(plane_block(b.planes, task));
+  end_stores(b.past_cache);
 }
 
 }  // namespace attn_kernels::ATTN_ISA

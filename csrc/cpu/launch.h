@@ -48,6 +48,13 @@ T* optional_data(const std::optional<Tensor>& t) {
   return t ? data<T>(*t) : nullptr;
 }
 
+// Whether so many maps are more than is left in the caches for whoever reads them next.
+template <class T>
+bool past_cache(const FeatureMap& x, int64_t maps) {
+  constexpr int64_t kBytes = 8 << 20;
+  return maps * x.pixels() * x.c * static_cast<int64_t>(sizeof(T)) >= kBytes;
+}
+
 // A contiguous matrix; a vector is one row.
 template <class E>
 Matrix<E> matrix_of(const Tensor& t) {

@@ -97,6 +97,7 @@ Tensor mix(const Tensor& x0, const Optional& x1, const Optional& x2, const Optio
                                         selection<acc_t<T>>(s, x),
                                         optional_data<T>(residual),
                                         activation == "relu",
+                                        past_cache<T>(x.like, 1),
                                         data<T>(y)});
   });
   return y;
@@ -152,6 +153,7 @@ Four mix_backward(const Optional& dr_any, const Tensor& x0, const Optional& s,
                                                          optional_data<T>(dr),
                                                          s ? selection<A>(*s, dx) : nullptr,
                                                          coefficient<A>("offset", offset, dx.like),
+                                                         past_cache<T>(dx.like, dx.count()),
                                                          {maps.data(), dx.count()}});
   });
   const auto result = [&](int64_t i) {

@@ -31,7 +31,7 @@ struct Mix {
   MixMaps<const T> x;
   const acc_t<T>* s;  // (n, maps, c)
   const T* residual;  // may be null
-  bool relu;
+  bool relu, past_cache;
   T* y;
 };
 
@@ -61,6 +61,7 @@ struct MixBackward {
   const T* dr;             // null together with s
   const acc_t<T>* s;       // (n, maps, c)
   const acc_t<T>* offset;  // (n, c); may be null
+  bool past_cache;
   MixMaps<T> dx;
 };
 

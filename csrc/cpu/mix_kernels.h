@@ -1,6 +1,6 @@
 // y = act(sum of s * map + residual) on the CPU, the mean of the sum of all maps, and both
-// backwards. However many maps there are, no loop knows their number: kLines vectors, one after the
-// other in NCHW and of as many pixels in channels_last, go through all of them together.
+// backwards. However many maps there are, no loop knows their number: kMixVectors vectors, one
+// after the other in NCHW and of as many pixels in channels_last, go through all of them together.
 #pragma once
 
 #include <algorithm>
@@ -47,7 +47,7 @@ ATTN_INLINE void finish_mix(const Mix<T>& a, Vec<acc_t<T>> (&y)[G], int64_t at, 
   for (int g = 0; g < G; ++g) {
     if (a.residual != nullptr) y[g] += load_lanes(a.residual + at + g * step, lanes);
     if (a.relu) y[g] = relu(y[g]);
-    store_lanes(a.y + at + g * step, y[g], lanes);
+    store_lanes(a.y + at + g * step, y[g], lanes, a.past_cache);
   }
 }
 
@@ -92,6 +92,7 @@ template <class T>
 void mix(const Mix<T>& a, int64_t begin, int64_t end) {
   for (int64_t task = begin; task < end; ++task)
     a.planes.channels_last ? mix_pixels(a, plane_block(a.planes, task)) : mix_plane(a, task);
+  end_stores(a.past_cache);
 }
 
 // ---- The mean of the sum ------------------------------------------------------------------------
@@ -287,7 +288,8 @@ void mix_backward_plane(const MixBackward<T>& a, int64_t plane) {
       T* const dx = a.dx.map[m].at(n, c) + i;
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g)
-        store_lanes(dx + g * kLanes<A>, affine(dr[g], broadcast(s), offset, VectorFma{}), lanes);
+        store_lanes(dx + g * kLanes<A>, affine(dr[g], broadcast(s), offset, VectorFma{}), lanes,
+                    a.past_cache);
     }
   });
 }
@@ -309,7 +311,8 @@ void mix_backward_pixels(const MixBackward<T>& a, const PlaneBlock& t) {
       T* const dx = a.dx.map[m].at(t.n, pixel) + c;
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g)
-        store_lanes(dx + g * a.dx.map[m].line, affine(dr[g], s, offset, VectorFma{}), lanes);
+        store_lanes(dx + g * a.dx.map[m].line, affine(dr[g], s, offset, VectorFma{}), lanes,
+                    a.past_cache);
     }
   });
 }
@@ -319,6 +322,7 @@ void mix_backward(const MixBackward<T>& a, int64_t begin, int64_t end) {
   for (int64_t task = begin; task < end; ++task)
     a.planes.channels_last ? mix_backward_pixels(a, plane_block(a.planes, task))
                            : mix_backward_plane(a, task);
+  end_stores(a.past_cache);
 }
 
 }  // namespace attn_kernels::ATTN_ISA

@@ -187,6 +187,27 @@ ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes) {
   }
 }
 
+// As store_lanes; `past_cache`: what is written is more than the caches hold. Memory then need not
+// be read before it is overwritten, where a vector is a whole line of it. `end_stores` comes last.
+template <class T, class Lanes>
+ATTN_INLINE void store_lanes(T* p, Vec<acc_t<T>> v, Lanes lanes, bool past_cache) {
+#if ATTN_VECTOR_BYTES == 64
+  if constexpr (sizeof(Raw<T>) == 64 && !std::is_same_v<Lanes, int64_t>) {
+    if (past_cache && reinterpret_cast<uintptr_t>(p) % 64 == 0)
+      return _mm512_stream_si512(reinterpret_cast<__m512i*>(p),
+                                 reinterpret_cast<__m512i>(narrow<T>(v)));
+  }
+#endif
+  store_lanes(p, v, lanes);
+}
+
+// Such stores are ordered with no others: whoever learns that a task is done must find them done.
+ATTN_INLINE void end_stores(bool past_cache) {
+#if defined(__x86_64__)
+  if (past_cache) _mm_sfence();
+#endif
+}
+
 template <class A>
 ATTN_INLINE IntVec<A> lane_indices() {
   IntVec<A> lanes;
