@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
 from . import graph as g
+from . import tails
 from .function import Function
 from .patterns import CHANNEL, PATTERNS, SPATIAL
 from .probe import Shapes, find_shapes, own_randomness, specimen
@@ -27,10 +29,11 @@ class Found:
     program: Program
     gates: list[Match]
     left: list[str]
+    through: tuple[str, ...]
     specimen: nn.Module
     shapes: Shapes
 
-    def is_one(self, kind: str) -> bool:
+    def is_one(self, kind: str = "") -> bool:
         return [gate.what.startswith(kind) for gate in self.gates] == [True] and not self.left
 
 
@@ -52,6 +55,19 @@ class Search:
             if match.joins is not None:
                 del self.gates[match.joins]
             self.gates[match.write(self.rewriting)] = match
+
+    def run_tails(self) -> None:
+        """Takes in batch norms, additions and ReLUs around the gates, and where there is none."""
+        for addition in g.additions(self.rewriting.graph):
+            run = values_of(self.rewriting, self.shapes)[0]
+            try:
+                match = tails.match(self.rewriting, addition, self.gates, run)
+            except NotFusedError as reason:
+                self.left[addition] = str(reason)
+                continue
+            if match is not None:
+                self.gates.pop(match.joins, None)
+                self.gates[match.write(self.rewriting)] = match
 
     def next(self) -> tuple[Site, Match] | None:
         runs = values_of(self.rewriting, self.shapes)
@@ -118,15 +134,30 @@ def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
     return found
 
 
-def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> Found | None:
-    """A program for the module, None if it has no gate; raises `NotFusedError` with the reason.
+def ways_into(children: Mapping[str, Found]) -> dict[str, set[str] | None]:
+    """What to trace through to see the one gate of each child; None for one that is more."""
+    return {
+        path: {path, *(f"{path}.{below}" for below in found.through)} if found.is_one() else None
+        for path, found in children.items()
+    }
+
+
+def find(
+    module: nn.Module, children: Mapping[str, Found], first_max: bool, with_tails: bool
+) -> Found | None:
+    """A program for the module, None if it has no gate and, with tails, no tail; raises
+    `NotFusedError` with the reason.
 
     `children` are those that are gates themselves, by their paths.
     """
     graph = traced(module)
     joined = joinable(graph, children)
-    if not joined and not multiplies(graph):
+    ends = None
+    if with_tails:
+        ends = tails.opened(graph, module, ways_into(children))
+    if not joined and ends is None and not multiplies(graph):
         return None
+    joined |= ends or set()
     with own_randomness():
         double = specimen(module)
         inputs = len(required_arguments(type(module).forward))
@@ -134,9 +165,11 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
             return None
         shapes = find_shapes(double, inputs)
         graph, through = expanded(double, shapes, joined)
-        in_evaluation, called = str(graph), _called(graph)
+        in_evaluation, called = str(graph), Counter(_called(graph))
         search = Search(Rewriting(graph, double), shapes, first_max)
         search.run()
+        if with_tails:
+            search.run_tails()
         if search.gates and str(traced(double.train(), through)) != in_evaluation:
             raise NotFusedError("computes one thing in training and another in evaluation")
     left = list(dict.fromkeys(search.left.values()))
@@ -145,8 +178,8 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
             raise NotFusedError(left[0])
         return None
     rewriting = search.rewriting
-    still = _called(graph).union(*map(_called, rewriting.mixes.values()))
-    read = sorted((called | set(through)) - still)
+    still = Counter(path for g in (graph, *rewriting.mixes.values()) for path in _called(g))
+    read = sorted({*(called - still), *through})
     mixes = {node: Function.of(mix) for node, mix in rewriting.mixes.items()}
     program = Program(
         forward=Function.of(graph),
@@ -155,12 +188,12 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
         read=tuple((path, type(double.get_submodule(path))) for path in read),
         square=shapes.square,
     )
-    return Found(program, list(search.gates.values()), left, double, shapes)
+    return Found(program, list(search.gates.values()), left, through, double, shapes)
 
 
-def _called(graph: fx.Graph) -> set[str]:
-    """Children that are called, or given to a function that asks them itself."""
-    return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+def _called(graph: fx.Graph) -> Iterator[str]:
+    """Children that are called, or given to a function that asks them itself, as often."""
+    return (str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr"))
 
 
 def expanded(root: nn.Module, shapes: Shapes, joined: set[str]) -> tuple[fx.Graph, tuple[str, ...]]:

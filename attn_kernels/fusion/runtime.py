@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import has_torch_function
 
 from .. import functional
-from ..functional.operands import product_dtype
 from ..functional.squeeze_gate import Mix
-from ..functional.squeeze_mix_gate import Statistics, View, squeeze_mix_gate
+from ..functional.squeeze_mix_gate import Stencil
 from ..nn.batch_norm import batch_norm_affine, norm_obstacle
-from ..nn.children import obstacle, parameter
+from ..nn.children import is_traced, obstacle, parameter
 from ..nn.gam import called_channel_gate
 from ..nn.spatial_attention import conv_obstacle
+from ..nn.tail import Parts
+from ..nn.tail import tail as fused_tail
 
-Stencil = tuple[torch.Tensor, torch.Tensor | None]
+Squeeze = tuple[Mix, Sequence[str]]
+Layers = tuple[Any, Any, bool]  # of a spatial gate: convolution, norm or None, the order of pools
 
 
 def spatial_gate(x: torch.Tensor, conv: Any, norm: Any, max_first: bool) -> torch.Tensor:
@@ -34,23 +35,56 @@ def spatial_gate(x: torch.Tensor, conv: Any, norm: Any, max_first: bool) -> torc
     return x * torch.sigmoid(a if norm is None else norm(a))
 
 
-def cbam(
-    x: torch.Tensor, mix: Mix, statistics: Sequence[str], conv: Any, norm: Any, max_first: bool
+def tail(
+    z: torch.Tensor,
+    norm: Any = None,
+    squeeze: Squeeze | None = None,
+    spatial: Layers | None = None,
+    residual: torch.Tensor | None = None,
+    activation: str = "identity",
+    in_place: bool = False,
 ) -> torch.Tensor:
-    """``spatial_gate(squeeze_gate(x))``; the map between them is stored only where it must be."""
-    weights = stencil(x, conv, norm, max_first)
-    if weights is None:
-        between = functional.squeeze_gate(x, mix, statistics)
-        return spatial_gate(between, conv, norm, max_first)
-    if has_torch_function((x,)):  # the proxies of torch.fx
-        scale = mix(*functional.squeeze(x, statistics)).flatten(1).expand(x.shape[:2])
-        return functional.spatial_gate(x, *weights, scale=scale)
+    """``activation(spatial(squeeze(norm(z))) + residual)``; what lies between is stored only where
+    it must be. `in_place`: the addition keeps the dtype of what it adds to.
+    """
+    weights = None if spatial is None else stencil(z, *spatial)
+    nothing = squeeze is None and weights is None and residual is None
+    if spatial is not None and weights is None:
+        y = spatial_gate(tail(z, norm, squeeze), *spatial)
+    elif nothing or is_traced(z, residual) or plain_norm_obstacle(norm) is not None:
+        y = z if norm is None else norm(z)
+        y = y if squeeze is None else functional.squeeze_gate(y, *squeeze)
+        y = y if weights is None else functional.spatial_gate(y, *weights)
+    elif residual is not None and not matches(residual, z):
+        y = tail(z, norm, squeeze, spatial)
+    else:
+        parts = Parts(stencil=weights)
+        if squeeze is not None:
+            mix, statistics = squeeze
+            parts = Parts(tuple(statistics), lambda found, *_: mix(*found), weights)
+        return fused_tail(z, norm, parts, residual, activation)
+    if residual is not None:
+        y = (y + residual).to(y.dtype) if in_place else y + residual
+    return torch.relu(y) if activation == "relu" else y
 
-    def view(found: Statistics) -> View:
-        scale = mix(*(found[name].to(x.dtype)[..., None, None] for name in statistics))
-        return View(scale, None, product_dtype(x, scale))
 
-    return squeeze_mix_gate(x, statistics, view, weights)
+def matches(residual: torch.Tensor, z: torch.Tensor) -> bool:
+    return (residual.shape, residual.dtype, residual.device) == (z.shape, z.dtype, z.device)
+
+
+def plain_norm_obstacle(norm: Any) -> str | None:
+    """What keeps this child from being a batch norm. A subclass was found to be a plain one when
+    the tail was found, as long as it has no children that do more.
+    """
+    if norm is None:
+        return None
+    if not only_identities(norm):
+        return "has children"
+    return norm_obstacle(norm, type(norm))
+
+
+def only_identities(norm: nn.Module) -> bool:
+    return all(type(child) is nn.Identity for child in norm.children())
 
 
 def stencil(x: torch.Tensor, conv: Any, norm: Any, max_first: bool) -> Stencil | None:

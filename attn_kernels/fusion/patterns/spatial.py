@@ -46,7 +46,9 @@ def match(site: Site) -> Match | None:
         if squeezed is None:
             gate = rewriting.call(site.product, runtime.spatial_gate, site.x, *layers, max_first)
             return site.replace(gate)
-        gate = rewriting.call(site.product, runtime.cbam, *squeezed.args, *layers, max_first)
+        x, *squeeze = squeezed.args
+        spatial = (*layers, max_first)
+        gate = rewriting.call(site.product, runtime.tail, x, None, tuple(squeeze), spatial)
         site.replace(gate)
         g.take_out([squeezed])
         return gate
