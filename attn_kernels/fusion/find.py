@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from torch import fx, nn
 from . import graph as g
 from . import tails
 from .function import Function
-from .patterns import CHANNEL, PATTERNS, SPATIAL
+from .patterns import CHANNEL, PATTERNS, SPATIAL, broadcast
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
@@ -66,24 +66,38 @@ class Search:
                 self.left[addition] = str(reason)
                 continue
             if match is not None:
-                self.gates.pop(match.joins, None)
+                if match.joins is not None:
+                    del self.gates[match.joins]
                 self.gates[match.write(self.rewriting)] = match
 
     def next(self) -> tuple[Site, Match] | None:
         runs = values_of(self.rewriting, self.shapes)
-        for x, product, factor in pairs(self.rewriting.graph, runs[0]):
-            if product in self.gates or product in self.nothing:
+        for site, matcher in self.sites(runs):
+            if site.product in self.gates or site.product in self.nothing:
                 continue
-            site = Site(self.rewriting.root, runs, product, x, factor)
             try:
-                match = self.match(site)
+                match = matcher(site)
+                if match is not None:
+                    self.check(site, match)
             except NotFusedError as reason:
-                self.left.setdefault(product, str(reason))
+                self.left.setdefault(site.product, str(reason))
                 continue
             if match is not None:
-                self.left.pop(product, None)
+                self.left.pop(site.product, None)
                 return site, match
         return None
+
+    def sites(
+        self, runs: tuple[g.Values, g.Values]
+    ) -> Iterator[tuple[Site, Callable[[Site], Match | None]]]:
+        """What may be a gate, and what tells: two factors at once before one after the other."""
+        graph, root = self.rewriting.graph, self.rewriting.root
+        for form in broadcast.forms(graph, root, runs[0]):
+            site = Site(root, runs, form.last, form.x, *form.factors)
+            if site.inside:
+                yield site, functools.partial(broadcast.match, form=form)
+        for x, product, factor in pairs(graph, runs[0]):
+            yield Site(root, runs, product, x, factor), self.match
 
     def match(self, site: Site) -> Match | None:
         patterns = PATTERNS if len(site.shape) == 4 else ()
@@ -92,11 +106,13 @@ class Search:
             if _narrows(site):
                 raise NotFusedError("a gate of a kind that is not known")
             return None
+        return match
+
+    def check(self, site: Site, match: Match) -> None:
         if match.spreads and not self.first_max:
             raise NotFusedError("divides the gradient of equal maxima among them: see first_max")
-        if g.is_call(site.product, g.IN_PLACE) and _overwrites(site):
+        if g.is_call(site.product, g.IN_PLACE | g.ADD_IN_PLACE) and _overwrites(site):
             raise NotFusedError("multiplies in place a map that is used elsewhere, too")
-        return match
 
 
 def _narrows(site: Site) -> bool:
@@ -124,13 +140,19 @@ def multiplies(graph: fx.Graph) -> bool:
 
 
 def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
-    """Children that are a channel gate and, called on nothing but its result, a spatial gate."""
+    """Children that are a channel gate and, called on nothing but its result, a spatial gate; and
+    gates of the same map whose results are added.
+    """
     found: set[str] = set()
     calls = {n: n.target for n in graph.nodes if n.op == "call_module" and n.target in children}
     for node, path in calls.items():
         then = calls.get(next(iter(node.users))) if len(node.users) == 1 else None
         if then is not None and children[path].is_one(CHANNEL) and children[then].is_one(SPATIAL):
             found |= {path, then}
+    for addition in g.additions(graph):  # two gates of one map
+        a, b = g.operands(addition)
+        if a in calls and b in calls and a.args == b.args:
+            found |= {path for path in (calls[a], calls[b]) if children[path].is_one()}
     return found
 
 

@@ -18,6 +18,7 @@ ADD_IN_PLACE = {operator.iadd, "add_"}
 ADDITIONS = {operator.add, torch.add, "add"} | ADD_IN_PLACE
 EXPANSIONS = {"expand", "expand_as", "broadcast_to", torch.broadcast_to}
 SIGMOIDS = {torch.sigmoid, torch.nn.functional.sigmoid, "sigmoid", "sigmoid_"}
+HARD_SIGMOIDS = {torch.nn.functional.hardsigmoid}
 RELUS = {torch.relu, torch.relu_, torch.nn.functional.relu, "relu", "relu_"}
 
 

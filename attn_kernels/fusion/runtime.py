@@ -63,6 +63,59 @@ def tail(
             mix, statistics = squeeze
             parts = Parts(tuple(statistics), lambda found, *_: mix(*found), weights)
         return fused_tail(z, norm, parts, residual, activation)
+    return ended(y, residual, activation, in_place)
+
+
+def broadcast_gate(
+    x: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor | None,
+    combine: str,
+    gate: str,
+    skip: bool,
+    residual: torch.Tensor | None = None,
+    activation: str = "identity",
+    in_place: bool = False,
+) -> torch.Tensor:
+    """``activation(x * (skip + gate(a * b)) + residual)``."""
+    form: Any = {"combine": combine, "gate": gate, "skip": skip}
+    if residual is not None and not is_traced(x, residual) and matches(residual, x):
+        return functional.broadcast_gate(x, a, b, residual=residual, activation=activation, **form)
+    return ended(functional.broadcast_gate(x, a, b, **form), residual, activation, in_place)
+
+
+def broadcast_squeeze_gate(
+    x: torch.Tensor,
+    mix: Mix,
+    statistics: Sequence[str],
+    weight: torch.Tensor | None,
+    combine: str,
+    gate: str,
+    skip: bool,
+    residual: torch.Tensor | None = None,
+    activation: str = "identity",
+    in_place: bool = False,
+) -> torch.Tensor:
+    """The same with factors that mix makes of statistics."""
+    form: Any = {"combine": combine, "gate": gate, "skip": skip}
+    operands = x, mix, statistics, weight
+    if residual is not None and not is_traced(x, residual) and matches(residual, x):
+        return functional.broadcast_squeeze_gate(
+            *operands, residual=residual, activation=activation, **form
+        )
+    y = functional.broadcast_squeeze_gate(*operands, **form)
+    return ended(y, residual, activation, in_place)
+
+
+def with_bias(total: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A weighted sum over channels as the convolution that it is, (N, 1, H, W)."""
+    return total + bias.to(total.dtype)
+
+
+def ended(
+    y: torch.Tensor, residual: torch.Tensor | None, activation: str, in_place: bool
+) -> torch.Tensor:
+    """The end of a block, where the gate did not do it."""
     if residual is not None:
         y = (y + residual).to(y.dtype) if in_place else y + residual
     return torch.relu(y) if activation == "relu" else y

@@ -76,11 +76,14 @@ def is_norm(child: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Parts:
-    """A gate in a graph, as `runtime.tail` takes it."""
+    """A gate in a graph: its map, and either what `runtime.tail` takes of it, or a function that
+    ends it itself.
+    """
 
     x: fx.Node
     squeeze: Any = None
     spatial: Any = None
+    own: tuple[Any, ...] = ()
 
     @staticmethod
     def of(node: fx.Node) -> Parts | None:
@@ -91,7 +94,17 @@ class Parts:
             return Parts(args[0], None, args[1:])
         if node.target is runtime.tail and len(args) == 4:  # a CBAM
             return Parts(args[0], *args[2:])
+        if node.target in (runtime.broadcast_gate, runtime.broadcast_squeeze_gate):
+            return Parts(args[0], own=(node.target, *args))
         return None
+
+    @property
+    def takes_norm(self) -> bool:
+        return not self.own
+
+    def call(self, z: fx.Node, norm: fx.Node | None) -> tuple[Any, ...]:
+        """The function with its arguments up to the residual."""
+        return self.own or (runtime.tail, z, norm, self.squeeze, self.spatial)
 
 
 def match(
@@ -131,13 +144,13 @@ def _match(
         return None
     if gate is not None:
         chain.append(side)
-    norm = _through_identities(parts.x, root, below := [])
-    if norm.op == "call_module" and is_norm(g.layer(norm, root)):
-        chain += [*below, norm]
-        z = norm.all_input_nodes[0]
-    elif gate is not None:
-        norm, z = None, parts.x
-    else:
+    norm, z = None, parts.x
+    below: list[fx.Node] = []
+    start = _through_identities(parts.x, root, below)
+    if parts.takes_norm and start.op == "call_module" and is_norm(g.layer(start, root)):
+        chain += [*below, start]
+        norm, z = start, start.all_input_nodes[0]
+    elif gate is None:
         _say_what_is_between(side, root)
         return None
     if g.is_call(addition, g.ADD_IN_PLACE) and addition.args[0] is residual:
@@ -153,8 +166,7 @@ def _match(
         layer = None if norm is None else rewriting.layer(end, norm.target)
         activation = "identity" if last is None else "relu"
         in_place = g.is_call(addition, g.ADD_IN_PLACE)
-        given = (layer, parts.squeeze, parts.spatial, residual, activation, in_place)
-        tail = rewriting.call(end, runtime.tail, z, *given)
+        tail = rewriting.call(end, *parts.call(z, layer), residual, activation, in_place)
         end.replace_all_uses_with(tail)
         g.take_out([*reversed(chain), *([] if last is None else [last])])
         return tail
