@@ -113,14 +113,7 @@ def _consider(
     prefix = f"{path}." if path else ""
     children = {p.removeprefix(prefix): f for p, f in programs.items() if p.startswith(prefix)}
     cls = type(module).__name__
-    found, reasons = None, []
-    for with_tails in (True, False) if options.tails else (False,):
-        try:
-            found = _found(module, children, options, with_tails)
-            break
-        except NotFusedError as reason:
-            reasons.append(str(reason))
-    reasons = list(dict.fromkeys((*reasons, *(found.left if found else ()))))
+    found, reasons = _found_or_why_not(module, children, options)
     if found is None:
         if reasons:
             rows[path] = Row(path, cls, why_not=tuple(reasons))
@@ -131,6 +124,22 @@ def _consider(
     whats = tuple(gate.what for gate in found.gates)
     saves = sum(gate.saves for gate in found.gates)
     rows[path] = Row(path, cls, whats, tuple(reasons), saves)
+
+
+def _found_or_why_not(
+    module: nn.Module, children: dict[str, Found], options: Options
+) -> tuple[Found | None, list[str]]:
+    """With tails if that can be, else without, and what could not be."""
+    reasons: list[str] = []
+    for with_tails in (True, False) if options.tails else (False,):
+        try:
+            found = _found(module, children, options, with_tails)
+        except NotFusedError as reason:
+            reasons.append(str(reason))
+            continue
+        tails = [r if r.startswith("tail: ") else f"tail: {r}" for r in reasons]
+        return found, [*tails, *(found.left if found is not None else ())]
+    return None, reasons[-1:]
 
 
 def _found(

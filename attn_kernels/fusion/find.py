@@ -13,7 +13,7 @@ from torch import fx, nn
 from . import graph as g
 from . import tails
 from .function import Function
-from .patterns import CHANNEL, PATTERNS, SPATIAL, broadcast
+from .patterns import CHANNEL, PATTERNS, SPATIAL, broadcast, polynomial
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
@@ -92,6 +92,8 @@ class Search:
     ) -> Iterator[tuple[Site, Callable[[Site], Match | None]]]:
         """What may be a gate, and what tells: two factors at once before one after the other."""
         graph, root = self.rewriting.graph, self.rewriting.root
+        for shuffle in polynomial.shuffles(graph, root, runs):
+            yield shuffle.halves[1], functools.partial(_match_shuffle, shuffle)
         for form in broadcast.forms(graph, root, runs[0]):
             site = Site(root, runs, form.last, form.x, *form.factors)
             if site.inside:
@@ -113,6 +115,10 @@ class Search:
             raise NotFusedError("divides the gradient of equal maxima among them: see first_max")
         if g.is_call(site.product, g.IN_PLACE | g.ADD_IN_PLACE) and _overwrites(site):
             raise NotFusedError("multiplies in place a map that is used elsewhere, too")
+
+
+def _match_shuffle(shuffle: polynomial.Shuffle, _: Site) -> Match | None:
+    return polynomial.match_shuffle(shuffle)
 
 
 def _narrows(site: Site) -> bool:

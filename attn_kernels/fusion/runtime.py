@@ -107,6 +107,60 @@ def broadcast_squeeze_gate(
     return ended(y, residual, activation, in_place)
 
 
+def self_gate(
+    x: torch.Tensor, parts: Sequence[tuple[Any, ...]], folds: int = 1, groups: int = 1
+) -> torch.Tensor:
+    """``x * sigmoid(logit)``, and a shuffle of channels. Channels are in `folds` times as many
+    groups as there are parts, which have a logit each: what `polynomial` takes.
+    """
+
+    def mix(mean, var):
+        pixels = x.shape[2] * x.shape[3]
+        grouped = (-1, len(parts), x.shape[1] // (folds * len(parts)), 1, 1)
+        moments = mean.reshape(grouped), var.reshape(grouped)
+        found = [
+            polynomial(pixels, *(t[:, i] for t in moments), *part) for i, part in enumerate(parts)
+        ]
+        together = (torch.stack(p, 1).reshape(mean.shape) for p in zip(*found, strict=True))
+        return (*together, mean)
+
+    return functional.self_squeeze_gate(x, mix, groups=groups)
+
+
+def polynomial(
+    pixels: Any,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    logit: Mix,
+    kind: str,
+    names: Sequence[str],
+    eps: float = 0.0,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Coefficients of a logit by the deviation from the mean, d: of 1, d and d squared. The logit
+    is affine in d, in its square, or in d normalised, which `kind` says.
+    """
+    scales = {"unbiased": pixels / (pixels - 1) if "unbiased" in names else 1, "squares": pixels}
+    statistics = [mean if name == "mean" else var * scales.get(name, 1) for name in names]
+    zero = torch.zeros_like(mean)
+    at_zero = logit(zero, *statistics) + zero
+    if kind == "constant":
+        return at_zero, zero, zero
+    # A step as large as the element's own values keeps the digits of the difference.
+    size = {"square": var, "deviation": var.sqrt(), "norm": torch.ones_like(var)}[kind].detach()
+    step = torch.where(size > 0, size, 1)
+    slope = (logit(step, *statistics) - at_zero) / step
+    if kind == "square":
+        return at_zero, zero, slope
+    if kind == "deviation":
+        return at_zero, slope, zero
+    if bias is not None:
+        at_zero = at_zero + slope * bias[:, None, None]
+    slope = slope * torch.rsqrt(var + eps)
+    return at_zero, slope if weight is None else slope * weight[:, None, None], zero
+
+
 def with_bias(total: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A weighted sum over channels as the convolution that it is, (N, 1, H, W)."""
     return total + bias.to(total.dtype)

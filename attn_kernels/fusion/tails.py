@@ -210,7 +210,7 @@ def _say_what_is_between(node: fx.Node, root: nn.Module) -> None:
             child = g.layer(node, root)
             if is_norm(child) and unknown is not None:
                 raise NotFusedError(f"tail: {unknown} between batch norm and addition")
-            if is_opaque(child) and not isinstance(child, nn.modules.dropout._DropoutNd):
+            if is_opaque(child):
                 return
             unknown = type(child).__name__
         elif node.op == "call_function" and not _is_of_torch(node.target):
