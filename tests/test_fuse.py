@@ -272,6 +272,7 @@ class Odd(nn.Module):
         super().__init__()
         self.fc = nn.Conv2d(C, C, 1)
         self.norm = nn.BatchNorm2d(C)
+        self.drop = PathDropped()
         self.function = function
 
     def forward(self, x):
@@ -292,8 +293,13 @@ def path_dropped(x, p, training):  # as torchvision's stochastic_depth
     return F.dropout(x, p, training)
 
 
+class PathDropped(nn.Module):
+    def forward(self, x):
+        return path_dropped(x, 0.2, self.training)
+
+
 def dropped(m, x):
-    return x + path_dropped(m.norm(m.fc(x)), 0.2, m.training)
+    return x + m.drop(m.norm(m.fc(x)))
 
 
 def used_twice(m, x):
