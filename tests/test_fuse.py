@@ -439,6 +439,21 @@ def test_norms_of_another_class():
     assert ak.fuse(module).fused == 0
 
 
+def test_a_norm_of_another_class_is_folded_in_evaluation(monkeypatch):
+    """timm's CBAM: the convolution's norm is no nn.BatchNorm2d; in training it is called."""
+    module = pasted.OfficialSpatialGate()
+    module.spatial.bn = NormAndMore(1, nn.Identity())
+    ours, called = fused_copy(module), []
+    monkeypatch.setattr(NormAndMore, "forward", lambda m, x: called.append(m) or F.relu(x))
+    ours.train()(map_(torch.float32))
+    assert len(called) == 1
+    ours.eval()(map_(torch.float32))
+    assert len(called) == 1
+    ours.spatial.bn.act = nn.SiLU()
+    ours(map_(torch.float32))
+    assert len(called) == 2
+
+
 def assert_close(ours, module):
     x = map_(torch.float32)
     torch.testing.assert_close(ours(x), module(x), rtol=1e-4, atol=1e-5)

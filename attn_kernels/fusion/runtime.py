@@ -181,7 +181,7 @@ def matches(residual: torch.Tensor, z: torch.Tensor) -> bool:
 
 def plain_norm_obstacle(norm: Any) -> str | None:
     """What keeps this child from being a batch norm. A subclass was found to be a plain one when
-    the tail was found, as long as it has no children that do more.
+    the gate or tail was, as long as it has no children that do more.
     """
     if norm is None:
         return None
@@ -202,8 +202,7 @@ def stencil(x: torch.Tensor, conv: Any, norm: Any, max_first: bool) -> Stencil |
         return None
     weight, bias = parameter(conv, "weight"), parameter(conv, "bias")
     if norm is not None:
-        # A subclass was found to be a plain one in eval mode, when the gate was found.
-        if norm.training or norm.running_mean is None or obstacle(norm, type(norm)) is not None:
+        if norm.training or norm.running_mean is None or plain_norm_obstacle(norm) is not None:
             return None
         scale, shift = batch_norm_affine(norm, x)
         weight = weight * scale
