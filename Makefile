@@ -1,10 +1,13 @@
-# make run | test | mutants | lint | bench | budgets | build | format | readme-table | wheel |
+# make run | test | peers | mutants | lint | bench | budgets | build | format | readme-table | wheel |
 # wheel-check | gpu-check: see README.md and CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint .ci/constraints.txt
 LOG := build/setup.log
+PEERS := .venv-peers
+PEERS_LOG := build/peers.log
+PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 # NVIDIA's compiler, for machines that have none: the tests compile every CUDA kernel.
 NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* \
@@ -21,13 +24,18 @@ PYTORCH := libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so libc10_cuda.so
 # On a machine with a GPU: where the results folder goes.
 GPU_CHECK_OUT ?= out/gpu-check
 
-.PHONY: run test mutants lint bench budgets readme-table build wheel wheel-check gpu-check format clean
+.PHONY: run test peers mutants lint bench budgets readme-table build wheel wheel-check gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/nvcc
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+
+# `fuse` on real models of timm, torchvision, segmentation-models-pytorch and ultralytics, in an
+# environment of its own with the newest PyTorch for CUDA; no GPU is needed.
+peers: $(PEERS)/installed
+	YOLO_CONFIG_DIR=$(CURDIR)/build OMP_WAIT_POLICY=passive $(PEERS)/bin/pytest -c tests/peers/pytest.ini tests/peers
 
 # Puts faults into the sources, one after another: the tests must notice each. See CONTRIBUTING.md.
 mutants: build
@@ -115,5 +123,25 @@ $(VENV)/nvcc: $(VENV)/packages
 		|| $(call FAIL,attn-kernels: no nvcc here and it could not be installed; see $(LOG))
 	@touch $@
 
+$(PEERS)/libraries: $(VENV)/python
+	@echo "Installing PyTorch for CUDA and four libraries into $(PEERS): 6 GB of disk, 3 GB to download, minutes ..."
+	@mkdir -p build
+	@$(BIN)/python -m venv $(PEERS) >$(PEERS_LOG) 2>&1 \
+		&& $(PEERS_PIP) --upgrade "setuptools>=77" wheel ninja pytest rich torch torchvision timm \
+			segmentation-models-pytorch ultralytics >>$(PEERS_LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the libraries could not be installed (is the network there?); see $(PEERS_LOG))
+	@touch $@
+
+# Built from a copy, as the objects in build/ are those of another PyTorch, and for the CPU alone:
+# the tests need no more.
+$(PEERS)/installed: $(PEERS)/libraries $(SOURCES) $(wildcard attn_kernels/*.py attn_kernels/*/*.py attn_kernels/*/*/*.py)
+	@echo "Building the package and installing it into $(PEERS) ..."
+	@rm -rf build/peers && mkdir -p build/peers \
+		&& cp -r setup.py pyproject.toml README.md LICENSE csrc triton_ops attn_kernels build/peers \
+		&& rm -rf build/peers/attn_kernels/*.so build/peers/csrc/cuda \
+		&& PATH="$(CURDIR)/$(PEERS)/bin:$$PATH" $(PEERS_PIP) --no-build-isolation --no-deps --force-reinstall ./build/peers >>$(PEERS_LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the package could not be built; see $(PEERS_LOG))
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(WHEEL_VENV) build dist out attn_kernels/*.so
+	rm -rf $(VENV) $(PEERS) $(WHEEL_VENV) build dist out attn_kernels/*.so

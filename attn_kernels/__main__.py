@@ -1,8 +1,9 @@
-"""`python -m attn_kernels info | verify | bench`."""
+"""`python -m attn_kernels info | verify | fuse | bench`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 
@@ -24,7 +25,7 @@ def main() -> int:
 
         info()
         return 0
-    return _verify(arguments)
+    return _fuse(arguments) if arguments.command == "fuse" else _verify(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     verify.add_argument("--device", default=default, help="default: %(default)s")
     verify.add_argument("--dtype", choices=_DTYPE_NAMES, help="default: all of them")
+    fuse = commands.add_parser("fuse", help="which gates of an installed library's model are fused")
+    fuse.add_argument("model", help="timm:NAME or torchvision:NAME; nothing is downloaded")
+    fuse.add_argument("--first-max", action="store_true", help="equal maxima: the first is enough")
     commands.add_parser("bench", help="time ours against eager, torch.compile and a copy")
     return parser
 
@@ -48,6 +52,26 @@ def _verify(arguments: argparse.Namespace) -> int:
         return _fail(f"--device {arguments.device}: {str(error).splitlines()[0]}")
     dtypes = (_DTYPE_NAMES[arguments.dtype],) if arguments.dtype else DTYPES
     return 0 if verify(arguments.device, dtypes) else 1
+
+
+def _fuse(arguments: argparse.Namespace) -> int:
+    library, _, model = arguments.model.partition(":")
+    makers = {"timm": ("timm", "create_model"), "torchvision": ("torchvision.models", "get_model")}
+    if library not in makers or not model:
+        return _fail(f"fuse: expected timm:NAME or torchvision:NAME, got {arguments.model!r}")
+    if importlib.util.find_spec(library) is None:
+        return _fail(f"fuse: needs {library}: `pip install {library}`")
+    from rich import print as show
+
+    from .fusion import fuse
+
+    module, maker = makers[library]
+    try:
+        made = getattr(importlib.import_module(module), maker)(model)
+    except (RuntimeError, ValueError, KeyError) as error:
+        return _fail(f"fuse: {library} has no such model: {error}")
+    show(fuse(made, first_max=arguments.first_max))
+    return 0
 
 
 def _bench(arguments: list[str]) -> int:

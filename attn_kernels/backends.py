@@ -16,13 +16,14 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 
 # op -> device type -> the backend that has a kernel for it.
 KERNELS = {
-    "affine_gate": {"cpu": "cpu"},
+    "affine_gate": {"cpu": "cpu", "cuda": "cuda"},
     "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
     "gam_channel_gate": {"cpu": "cpu", "cuda": "triton"},
     "scale_gate": {"cpu": "cpu", "cuda": "triton"},
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_gate": {"cpu": "cpu", "cuda": "cuda"},
-    "squeeze": {"cpu": "cpu"},
+    "squeeze": {"cpu": "cpu", "cuda": "cuda"},
+    "squeeze_excite": {"cpu": "cpu", "cuda": "cuda"},
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -80,7 +81,7 @@ _forced_in_block._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def backend_for(op: str, x: torch.Tensor) -> str:
     """The backend that serves `op` on `x`; a forced one that cannot raises ValueError."""
-    best = KERNELS[op].get(x.device.type)
+    best = KERNELS[op].get("cpu" if x.is_cpu else x.device.type)  # the name takes its time
     if best == "triton" and x.dtype == torch.float64:
         best = None  # its matrix products have no float64
     in_block = _forced_in_block() if _open_blocks else None

@@ -8,35 +8,49 @@ from typing import Any
 import torch
 
 from .backends import DTYPES
+from .distributed import is_dtensor, register
 from .reference.squeeze import STATISTICS
+from .reference.squeeze_excite import ACTIVATIONS as MIX_ACTIVATIONS
+from .reference.squeeze_excite import GATES
 
 ACTIVATIONS = ("identity", "sigmoid")  # of GAM's gate
 EPILOGUES = ("identity", "relu")
-_STRIDED = torch.strided  # looked up once: every call asks, of every operand
+_Tensor, _STRIDED = torch.Tensor, torch.strided  # looked up once: every call asks, of all operands
+_PLAIN = frozenset((_Tensor, torch.nn.Parameter))  # the classes of almost all operands
 _DTYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
 def check_feature_map(name: str, x: torch.Tensor) -> None:
     """A (N, C, H, W) tensor of a supported dtype, with C, H, W >= 1."""
     check_floating(name, x)
-    if x.dim() != 4:
+    size = x.shape
+    if len(size) != 4:
         raise ValueError(f"{name}: expected a 4-dimensional (N, C, H, W) tensor, got {shape(x)}")
-    if 0 in x.shape[1:]:
+    if 0 in size and 0 in size[1:]:
         raise ValueError(f"{name}: expected C, H and W of at least 1, got {shape(x)}")
 
 
 def check_floating(name: str, t: Any) -> None:
     """A dense tensor of a supported dtype."""
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+    if type(t) not in _PLAIN:
+        if not isinstance(t, _Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+        if is_dtensor(t):
+            register()
     if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected one of {_DTYPE_NAMES}, got {t.dtype}")
-    if t.layout != _STRIDED or t.is_nested:
+    if t.layout is not _STRIDED or t.is_nested:
         kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.").strip("_")
         raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
 
 
 def check_same_device(name: str, t: torch.Tensor, x: torch.Tensor) -> None:
+    """An operand beside x: on its device, and a DTensor if x is one."""
+    if (type(t) not in _PLAIN or type(x) not in _PLAIN) and is_dtensor(t) != is_dtensor(x):
+        kinds = ("a plain tensor", "a DTensor")
+        raise TypeError(
+            f"{name}: expected {kinds[is_dtensor(x)]} (as x), got {kinds[is_dtensor(t)]}"
+        )
     if t.device != x.device:
         raise ValueError(f"{name}: expected a tensor on {x.device} (as x), got one on {t.device}")
 
@@ -53,8 +67,9 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     """Arguments of spatial attention: weight (1, 2, K, K) with K odd and at most 15, bias (1,)."""
     check_feature_map("x", x)
     check_floating("weight", weight)
-    k = weight.shape[-1] if weight.dim() else 0
-    if weight.shape != (1, 2, k, k):
+    size = weight.shape
+    k = size[-1] if size else 0
+    if size != (1, 2, k, k):
         raise ValueError(f"weight: expected shape (1, 2, K, K), got {shape(weight)}")
     check_kernel_size("weight", k)
     check_same_device("weight", weight, x)
@@ -64,6 +79,8 @@ def check_spatial(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 def check_view(scale: torch.Tensor | None, shift: torch.Tensor | None, x: torch.Tensor) -> None:
     """An affine view: scale and shift (C,) or (N, C), or None."""
+    if scale is None and shift is None:
+        return
     for name, t in (("scale", scale), ("shift", shift)):
         if t is not None:
             check_floating(name, t)
@@ -147,6 +164,33 @@ def check_gam(
     check_activation(activation)
 
 
+def check_squeeze_excite(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor | None,
+    w2: torch.Tensor,
+    b2: torch.Tensor | None,
+    activation: str,
+    gate: str,
+) -> None:
+    """w1 (R, C, 1, 1), b1 (R,) or None, w2 (C, R, 1, 1), b2 (C,) or None, with R >= 1."""
+    check_feature_map("x", x)
+    check_floating("w1", w1)
+    channels = x.shape[1]
+    hidden = w1.shape[0] if w1.dim() else 0
+    if hidden < 1 or w1.shape != (hidden, channels, 1, 1):
+        raise ValueError(
+            f"w1: expected shape (R, {channels}, 1, 1) with R of at least 1, got {shape(w1)}"
+        )
+    check_same_device("w1", w1, x)
+    check_operand("w2", w2, (channels, hidden, 1, 1), x)
+    for name, b, size in (("b1", b1, hidden), ("b2", b2, channels)):
+        if b is not None:
+            check_operand(name, b, (size,), x)
+    check_one_of("activation", activation, MIX_ACTIVATIONS)
+    check_one_of("gate", gate, GATES)
+
+
 def check_activation(activation: str) -> None:
     check_one_of("activation", activation, ACTIVATIONS)
 
@@ -156,9 +200,10 @@ def check_scale_gate(
 ) -> None:
     """Arguments of the affine gate: a as x, scale and shift (C,)."""
     check_feature_map("x", x)
-    check_operand("a", a, x.shape, x)
-    check_operand("scale", scale, x.shape[1:2], x)
-    check_operand("shift", shift, x.shape[1:2], x)
+    size = x.shape
+    check_operand("a", a, size, x)
+    check_operand("scale", scale, size[1:2], x)
+    check_operand("shift", shift, size[1:2], x)
 
 
 def check_int(name: str, value: object, least: int | None = None) -> None:

@@ -40,14 +40,27 @@ def mlp_backward(_dy, x, _hidden, w1, *_others, **_out_shape) -> int:
     return 2 * mlp(x, w1)
 
 
+def excitation(x, w1, *_others, **_out_shape) -> int:
+    """x (N, C, H, W), w1 (R, C, 1, 1): two products for each image."""
+    n, c, _, _ = x
+    return 2 * (2 * n * c * w1[0])
+
+
+def excitation_backward(_dy, x, w1, *_others, **_out_shape) -> int:
+    return 2 * excitation(x, w1)
+
+
 # Op -> a formula that gets the shapes of the op's arguments.
 FORMULAS: dict[str, Callable[..., int]] = {
     "spatial_attention": stencil,
     "spatial_attention_backward": stencil_backward,
     "spatial_gate": stencil,
+    "spatial_gate_carried": stencil,
     "spatial_gate_backward": stencil_backward,
     "gam_channel_gate": mlp,
     "gam_channel_gate_backward": mlp_backward,
+    "squeeze_excite": excitation,
+    "squeeze_excite_backward": excitation_backward,
 }
 
 

@@ -39,7 +39,7 @@ def dense(x: torch.Tensor) -> torch.Tensor:
     """
     if torch._C._are_functorch_transforms_active():  # where nobody may ask for strides
         return x
-    return x.contiguous(memory_format=memory_format(x))
+    return x if x.is_contiguous() else x.contiguous(memory_format=memory_format(x))
 
 
 def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
@@ -47,13 +47,16 @@ def parameter(p: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     if p is None:
         return None
     acc = acc_dtype(x)
-    return (p if p.dtype == acc else p.to(acc)).contiguous()
+    if p.dtype != acc:
+        p = p.to(acc)
+    return p if p.is_contiguous() else p.contiguous()
 
 
 def either_parameter(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """As `parameter`, but one in x's dtype stays in it: for ops that widen it themselves."""
-    acc = acc_dtype(x)
-    return (p if p.dtype in (acc, x.dtype) else p.to(acc)).contiguous()
+    if p.dtype != x.dtype:
+        p = p.to(acc_dtype(x))
+    return p if p.is_contiguous() else p.contiguous()
 
 
 def _empty_like(x: torch.Tensor) -> torch.Tensor:
@@ -134,6 +137,10 @@ def _squeeze_backward(dr, x, scale, slope, offset, argmax, d_max, argmin, d_min)
     return _empty_like(x)
 
 
+def _squeeze_backward_add_(dx, x, slope, offset, argmax, d_max, argmin, d_min):
+    return None
+
+
 def _affine_gate(x, scale, shift, residual, activation):
     return _empty_like(x)
 
@@ -143,12 +150,25 @@ def _affine_gate_sums(dy, x, y):
     return _per_channel(x), _per_channel(x), dr
 
 
+def _squeeze_excite(x, w1, b1, w2, b2, activation, gate):
+    hidden = x.new_empty((x.shape[0], w1.shape[0]), dtype=acc_dtype(x))
+    return _empty_like(x), _per_channel(x), _per_channel(x), hidden
+
+
+def _squeeze_excite_backward(dy, x, w1, w2, scale, mean, hidden, activation, gate):
+    return _empty_like(x), *_accumulated(w1, w1[:, 0, 0, 0], w2, w2[:, 0, 0, 0], x=x)
+
+
 def _squeeze_carried(x, statistics):
     return *_squeeze(x, statistics), *nothing(x)
 
 
 def _affine_gate_carried(x, scale, shift, residual, activation, token, carrier):
     return _empty_like(x)
+
+
+def _spatial_gate_carried(x, weight, bias, scale, shift, residual, activation, token, carrier):
+    return _spatial_gate(x, weight, bias, scale, shift, residual, activation)
 
 
 def nothing(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,10 +190,14 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "scale_gate_backward": _scale_gate_backward,
     "squeeze": _squeeze,
     "squeeze_backward": _squeeze_backward,
+    "squeeze_backward_add_": _squeeze_backward_add_,
     "affine_gate": _affine_gate,
     "affine_gate_sums": _affine_gate_sums,
+    "squeeze_excite": _squeeze_excite,
+    "squeeze_excite_backward": _squeeze_excite_backward,
     "squeeze_carried": _squeeze_carried,
     "affine_gate_carried": _affine_gate_carried,
+    "spatial_gate_carried": _spatial_gate_carried,
 }
 
 # What other ops make up, whatever the device.
@@ -182,9 +206,8 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
         *torch.ops.attn_kernels.squeeze.default(x, statistics),
         *nothing(x),
     ),
-    "affine_gate_carried": lambda x, scale, shift, residual, activation, token, carrier: (
-        torch.ops.attn_kernels.affine_gate.default(x, scale, shift, residual, activation)
-    ),
+    "affine_gate_carried": lambda *args: torch.ops.attn_kernels.affine_gate.default(*args[:-2]),
+    "spatial_gate_carried": lambda *args: torch.ops.attn_kernels.spatial_gate.default(*args[:-2]),
 }
 
 # Written in Triton for CUDA devices; triton is imported at the first call.

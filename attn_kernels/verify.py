@@ -52,6 +52,15 @@ OPS = (
         lambda x: torch.cat(reference.squeeze(x, STATISTICS), 1),
         lambda c: [],
     ),
+    *(
+        Op(
+            f"squeeze_excite {activation} {gate}",
+            partial(functional.squeeze_excite, activation=activation, gate=gate),
+            partial(reference.squeeze_excite, activation=activation, gate=gate),
+            lambda c: [(-(-c // 4), c, 1, 1), (-(-c // 4),), (c, -(-c // 4), 1, 1), (c,)],
+        )
+        for activation, gate in (("relu", "sigmoid"), ("silu", "hardsigmoid"))
+    ),
     Op("affine_gate", functional.affine_gate, reference.affine_gate, lambda c: [(c,), (c,)]),
     Op(
         "scale_gate",

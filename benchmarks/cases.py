@@ -35,6 +35,7 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
         (8, 2048, 7, 7),
     ),
     "gam": ((8, 64, 56, 56), (8, 256, 28, 28), (8, 512, 14, 14)),
+    "gates": ((8, 64, 112, 112), (8, 256, 56, 56), (8, 512, 28, 28)),
     "vgg": (  # what VGG16's five stages hand to their gates
         (4, 64, 112, 112),
         (4, 128, 56, 56),
@@ -122,7 +123,10 @@ def setups(
     ]
 
 
-DEFAULT_OPS = ("spatial_gate", "gam_channel_gate")
+DEFAULT_OPS = (
+    *("spatial_gate", "gam_channel_gate", "squeeze_excite", "cbam"),
+    *("se_tail", "spatial_tail", "cbam_tail"),
+)
 DEFAULT_MODES = ("fwd", "full")
 
 

@@ -16,7 +16,6 @@ import math
 
 import torch
 
-import attn_kernels as ak
 from attn_kernels import accuracy
 
 from .ops import Inputs, Op
@@ -49,8 +48,7 @@ class Judge:
     def __init__(self, op: Op, inputs: Inputs, gradients: bool):
         self.inputs, self.gradients = inputs, gradients
         self.dtype = inputs.x.dtype
-        reference = getattr(ak.reference, op.name)
-        self.truth = results(reference, inputs.double(), gradients)
+        self.truth = results(op.truth, inputs.double(), gradients)
         self.eager_errors = self.errors(results(op.eager, inputs, gradients))
 
     def verdict(self, provider: Provider) -> Verdict:

@@ -1,4 +1,5 @@
-"""Whole networks: a training step with our gates and with eager ones, on ImageNet-shaped noise.
+"""Whole networks: a training step with our gates and with eager ones, as they are and under
+torch.compile, on ImageNet-shaped noise.
 
 The networks are those of examples/networks.py. Before it is timed, the network with our gates is
 held against the eager one in float64: logits, and the gradients of all parameters taken together.
@@ -26,7 +27,10 @@ from .errors import InputError
 from .results import Row, Writer
 from .table import NETWORK_STEP
 
-NAMES = ("vgg16-spatial", "resnet18-cbam-spatial", "resnet50-gam")
+NAMES = (
+    *("vgg16-spatial", "resnet18-cbam-spatial", "resnet50-gam"),
+    *("resnet18-cbam", "resnet50-cbam", "resnet50-se"),
+)
 CLASSES = 1000
 DEFAULT_BATCH, DEFAULT_SIZE = 4, 224
 MINIMUM_SIZE = 32  # five times halved
@@ -81,23 +85,28 @@ def measure_network(
     seconds: float,
     writer: Writer,
 ) -> None:
-    """Both networks from the same weights; a row for each."""
+    """Both networks from the same weights, and both compiled; a row for each."""
     images, labels = batch_of(shape, device)
     ours_name = f"ours-{ak.available_backends()[0]}"
     eager = build(name, gates="eager", num_classes=CLASSES).to(device)
     ours = build(name, gates="fused", num_classes=CLASSES).to(device)
     ours.load_state_dict(eager.state_dict())
-    networks = {ours_name: ours, "eager": eager}
+    networks = {
+        ours_name: ours,
+        "eager": eager,
+        "compile": compiled(eager),
+        f"{ours_name}-compile": compiled(ours),
+    }
     wrong = compare(ours, eager, images[:CHECK_IMAGES], labels[:CHECK_IMAGES], dtype)
     tasks = [
         timing.Task(provider, training_step(network, images, labels, dtype))
         for provider, network in networks.items()
-        if not (wrong and provider == ours_name)
+        if not (wrong and provider.startswith(ours_name))
     ]
     samples, failures = timing.measure(tasks, device, seconds, conditions=(timing.Condition(),))
     for provider in networks:
         row = Row(name, provider, NETWORK_STEP, dtype, shape_text(shape))
-        if wrong and provider == ours_name:
+        if wrong and provider.startswith(ours_name):
             row.status, row.note = "wrong", wrong
         elif (provider, timing.Condition()) in failures:
             row.status, row.note = "failed", failures[provider, timing.Condition()]
@@ -106,6 +115,11 @@ def measure_network(
             task = next(task for task in tasks if task.name == provider)
             row.peak_bytes = memory.peak_bytes(task, device)
         writer.write(row)
+
+
+def compiled(network):
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
 
 
 def batch_of(shape: tuple[int, ...], device: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,6 +20,8 @@ COLOURS = {
     "eager": "#7f8c8d",
     "compile": "#2980b9",
     "compile-max-autotune": "#16a085",
+    "compile-ours": "#8e44ad",
+    "compile-gate": "#d35400",
     "timm": "#f39c12",
     "reference": "#bdc3c7",
     "copy": "#2c3e50",

@@ -19,7 +19,10 @@ Function = Callable[..., torch.Tensor]
 COPY, PRODUCTS = YARDSTICKS = ("copy", "products")  # of memory, and of arithmetic
 EAGER = "eager"
 OURS = "ours"
-NAMES = (OURS, EAGER, "compile", "compile-max-autotune", "timm", "reference", *YARDSTICKS)
+NAMES = (
+    *(OURS, EAGER, "compile", "compile-max-autotune", "compile-ours", "compile-gate"),
+    *("timm", "reference", *YARDSTICKS),
+)
 DEFAULT_AGAINST = (EAGER, "compile", "timm")
 
 
@@ -49,10 +52,17 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
     if name == OURS:
         return ours(op, inputs)
     if name == "reference":
-        reference = getattr(ak.reference, op.name)
-        return [Provider(name, reference)]
+        return [Provider(name, op.truth)]
     if name == "compile":
         return [Provider(name, torch.compile(op.eager, dynamic=False))]
+    if name == "compile-ours":
+        ours_alone = op.ours(inputs.x, inputs.parameters)
+        return [Provider(name, torch.compile(ours_alone, dynamic=False, fullgraph=True))]
+    if name == "compile-gate":
+        if not op.gate:
+            raise MissingError(f"{op.name} is no tail around a gate")
+        around = op.with_our_gate(inputs.x, inputs.parameters)
+        return [Provider(name, torch.compile(around, dynamic=False, fullgraph=True))]
     if name == "compile-max-autotune":
         # Without inductor's own CUDA graphs: graph replay is measured alike for everybody.
         options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False}
@@ -68,8 +78,8 @@ def make(name: str, op: Op, inputs: Inputs) -> list[Provider]:
 
 def ours(op: Op, inputs: Inputs) -> list[Provider]:
     """One provider for each compiled backend that serves the op on x's device."""
-    function = getattr(ak.functional, op.name)
-    best = backend_for(op.name, inputs.x)
+    function = op.ours(inputs.x, inputs.parameters)
+    best = backend_for(op.served_as, inputs.x)
     found, reasons = [], []
     for backend in BACKENDS:
         if backend == "reference":
@@ -81,7 +91,7 @@ def ours(op: Op, inputs: Inputs) -> list[Provider]:
         if reason is None:
             try:
                 with ak.use_backend(backend):
-                    backend_for(op.name, inputs.x)
+                    backend_for(op.served_as, inputs.x)
             except ValueError as error:
                 reason = str(error)
             else:

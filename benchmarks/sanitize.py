@@ -8,8 +8,6 @@ import itertools
 
 import torch
 
-import attn_kernels as ak
-
 from .cases import DTYPES, LAYOUTS
 from .ops import OPS, make_inputs
 
@@ -23,8 +21,8 @@ def main() -> None:
         OPS.values(), SHAPES, DTYPE_NAMES, LAYOUTS.values()
     ):
         inputs = make_inputs(op, shape, DTYPES[dtype], layout, "cpu")
-        tensors = [t.detach().cuda().requires_grad_() for t in inputs.tensors]
-        y = getattr(ak.functional, op.name)(*tensors)
+        tensors = [torch.nn.Parameter(t.detach().cuda()) for t in inputs.tensors]
+        y = op.ours(tensors[0], tuple(tensors[1:]))(*tensors)
         torch.autograd.grad(y, tensors, inputs.dy.cuda())
     torch.cuda.synchronize()
     print(f"{len(OPS)} ops ran forward and backward")

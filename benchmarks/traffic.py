@@ -61,6 +61,9 @@ class Traffic:
         return {"fwd": self.fwd, "bwd": self.bwd, "full": self.fwd + self.bwd}[mode]
 
 
+Model = Callable[[Sizes], Traffic]
+
+
 # ---- The limit: every input read once, every output written once -------------------------------
 
 
@@ -84,6 +87,12 @@ def pool_limit(s: Sizes) -> Traffic:
 
 def scale_limit(s: Sizes) -> Traffic:
     """Forward: read x and a, write y. Backward: read dy, x, a, write dx, da."""
+    return Traffic(3 * s.X, 5 * s.X)
+
+
+def tail_limit(s: Sizes) -> Traffic:
+    """Forward: read x and the residual, write y. Backward: read dy, x and y, write dx and the
+    residual's gradient."""
     return Traffic(3 * s.X, 5 * s.X)
 
 
@@ -132,6 +141,43 @@ def gam_ours(s: Sizes) -> Traffic:
     return Traffic(3 * s.X + s.H, 6 * s.X + 4 * s.H)
 
 
+def squeeze_excite_ours(s: Sizes) -> Traffic:
+    """Forward: squeeze reads x; gate reads x, writes y. Backward: the gate's sums read dy and x;
+    the final pass reads dy, writes dx. With reuse an image is in the cache for its second look.
+    """
+    second = 0 if s.reuse else s.X
+    return Traffic(2 * s.X + second, 3 * s.X + second)
+
+
+def cbam_ours(s: Sizes) -> Traffic:
+    """The squeeze (X), then spatial_gate of the map as its channel gate scales it. Backward: that
+    of spatial_gate, whose second look is at dy and x and which writes dx without the statistics'
+    part, and the final pass: reads it, writes dx.
+    """
+    gate = spatial_gate_ours(s)
+    second = 0 if s.reuse else s.X
+    return Traffic(s.X + gate.fwd, second + gate.bwd + 2 * s.X)
+
+
+def se_tail_ours(s: Sizes) -> Traffic:
+    """Forward: squeeze (X), gate (x, residual, y). Backward: sums from dy, y and x, which write the
+    residual's gradient dr; the final pass: dr and x to dx.
+    """
+    return Traffic(4 * s.X, 7 * s.X)
+
+
+def spatial_tail_ours(s: Sizes) -> Traffic:
+    """The squeeze (X), then spatial_gate of the norm's view with residual (X). Backward: that of
+    spatial_gate, which reads y and writes dr, too, and whose second look is at dr and x; then the
+    final pass over dx, for the norm's statistics: dx and x to dx.
+
+    With CBAM's gate it is the same: the squeeze is there already.
+    """
+    gate = spatial_gate_ours(s)
+    second = 0 if s.reuse else s.X
+    return Traffic(2 * s.X + gate.fwd, 2 * s.X + second + gate.bwd + 3 * s.X)
+
+
 # ---- Eager PyTorch: one kernel per line of the module ------------------------------------------
 
 
@@ -172,6 +218,32 @@ def scale_gate_eager(s: Sizes) -> Traffic:
     """Forward: BatchNorm (2 X), sigmoid (2 X), product (3 X). Backward: the product's two (6 X),
     sigmoid (3 X), BatchNorm's sums (2 X) and elementwise part (2 X)."""
     return Traffic(7 * s.X, 13 * s.X)
+
+
+def squeeze_excite_eager(s: Sizes) -> Traffic:
+    """Forward: mean (X), product (2 X). Backward: the product's two (2 X, 3 X) and a sum (X), the
+    mean's, expanded and divided (X), addition (3 X)."""
+    return Traffic(3 * s.X, 10 * s.X)
+
+
+def cbam_eager(s: Sizes) -> Traffic:
+    """squeeze_excite with a maximum: forward X more; backward a zero-filled map (X) with as many
+    entries as the gate has, and an addition (3 X). Then spatial_gate.
+    """
+    channel, spatial = squeeze_excite_eager(s), spatial_gate_eager(s)
+    return Traffic(channel.fwd + s.X + spatial.fwd, channel.bwd + 4 * s.X + spatial.bwd)
+
+
+def tail_eager(gate: Model) -> Model:
+    """Around the gate, forward: BatchNorm (x twice, its result: 3 X), addition (3 X), ReLU (2 X).
+    Backward: ReLU (3 X), BatchNorm (sums 2 X, elementwise 3 X).
+    """
+
+    def count(s: Sizes) -> Traffic:
+        inner = gate(s)
+        return Traffic(inner.fwd + 8 * s.X, inner.bwd + 8 * s.X)
+
+    return count
 
 
 # ---- torch.compile: what its fusion leaves -----------------------------------------------------
@@ -216,7 +288,48 @@ def scale_gate_compile(s: Sizes) -> Traffic:
     return Traffic(3 * s.X, 10 * s.X)
 
 
-MODELS: dict[str, dict[str, Callable[[Sizes], Traffic]]] = {
+def squeeze_excite_compile(s: Sizes) -> Traffic:
+    """Forward: mean (X), product (2 X). Backward: the gate's gradient from dy and x (2 X), dx from
+    dy (2 X)."""
+    return Traffic(3 * s.X, 4 * s.X)
+
+
+def cbam_compile(s: Sizes) -> Traffic:
+    """Forward: both statistics over pixels (X), both over channels (X), products (2 X), the planes
+    of spatial_gate. Backward: those of spatial_gate but for the last sum (2 X), zero-fill and
+    scatter (X); the channel gate's gradient from dy, x and the scattered map (3 X); the maximum's
+    zero-fill (X); dx from dy and both scattered maps (4 X).
+    """
+    planes = 12 * s.P + s.I
+    return Traffic(4 * s.X + 6 * s.P, 11 * s.X + planes)
+
+
+def se_tail_compile(s: Sizes) -> Traffic:
+    """Forward: the norm's statistics (X), the mean (X), the rest (x, residual, y: 3 X). Backward:
+    the gate's gradient from dy, y and x, the norm's sums from the same (6 X); dx and the residual's
+    gradient from the same (5 X).
+    """
+    return Traffic(5 * s.X, 11 * s.X)
+
+
+def spatial_tail_compile(s: Sizes) -> Traffic:
+    """Forward: the norm's statistics (X), the gate's (X), the rest (3 X). Backward: d_logit from
+    dy, y and x (3 X); zero-fill and scatter (X); the norm's sums from dy, y, x and the scattered
+    map (4 X); dx and the residual's gradient from the same (6 X).
+    """
+    return Traffic(5 * s.X + 6 * s.P, 14 * s.X + 12 * s.P + s.I)
+
+
+def cbam_tail_compile(s: Sizes) -> Traffic:
+    """spatial_tail, and forward the statistics over pixels (X). Backward: the channel gate's
+    gradient from dy, y, x and the scattered map (4 X), and the maximum's zero-fill (X), which the
+    norm's sums and dx read, too (2 X).
+    """
+    tail = spatial_tail_compile(s)
+    return Traffic(tail.fwd + s.X, tail.bwd + 7 * s.X)
+
+
+MODELS: dict[str, dict[str, Model]] = {
     "spatial_gate": {
         "limit": gate_limit,
         "ours": spatial_gate_ours,
@@ -247,6 +360,36 @@ MODELS: dict[str, dict[str, Callable[[Sizes], Traffic]]] = {
         "eager": scale_gate_eager,
         "compile": scale_gate_compile,
     },
+    "squeeze_excite": {
+        "limit": gate_limit,
+        "ours": squeeze_excite_ours,
+        "eager": squeeze_excite_eager,
+        "compile": squeeze_excite_compile,
+    },
+    "cbam": {
+        "limit": gate_limit,
+        "ours": cbam_ours,
+        "eager": cbam_eager,
+        "compile": cbam_compile,
+    },
+    "se_tail": {
+        "limit": tail_limit,
+        "ours": se_tail_ours,
+        "eager": tail_eager(squeeze_excite_eager),
+        "compile": se_tail_compile,
+    },
+    "spatial_tail": {
+        "limit": tail_limit,
+        "ours": spatial_tail_ours,
+        "eager": tail_eager(spatial_gate_eager),
+        "compile": spatial_tail_compile,
+    },
+    "cbam_tail": {
+        "limit": tail_limit,
+        "ours": spatial_tail_ours,
+        "eager": tail_eager(cbam_eager),
+        "compile": cbam_tail_compile,
+    },
 }
 
 # Bytes kept for the backward beyond the op's own inputs.
@@ -261,14 +404,21 @@ SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
     "gam_channel_gate": {"eager": lambda s: 2 * s.X + s.H, "ours": lambda s: s.H},
     # Eager: sigmoid's result. Ours: nothing.
     "scale_gate": {"eager": lambda s: s.X, "ours": lambda s: 0},
+    "squeeze_excite": {"eager": lambda s: 0, "ours": lambda s: 0},
+    # Eager: the map between the gates, and what spatial_gate keeps.
+    "cbam": {"eager": lambda s: s.X + s.I + 3 * s.P, "ours": lambda s: 3 * s.A},
+    # Of every tail y, for the ReLU. Eager: the norm's result, too, and what the gate keeps.
+    "se_tail": {"eager": lambda s: 2 * s.X, "ours": lambda s: s.X},
+    "spatial_tail": {"eager": lambda s: 2 * s.X + s.I + 3 * s.P, "ours": lambda s: s.X + 3 * s.A},
+    "cbam_tail": {"eager": lambda s: 3 * s.X + s.I + 3 * s.P, "ours": lambda s: s.X + 3 * s.A},
 }
 
 
 def who(provider: str) -> str | None:
     """Which model describes a provider."""
-    if provider.startswith("ours-"):
+    if provider.startswith("ours-") or provider == "compile-ours":
         return "ours"
-    if provider.startswith("compile"):
+    if provider in ("compile", "compile-max-autotune"):
         return "compile"
     return {"eager": "eager", "timm": "eager", "limit": "limit"}.get(provider)
 

@@ -66,6 +66,10 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "squeeze_backward(Tensor? dr, Tensor x, Tensor? scale, Tensor? slope, Tensor? offset,"
       " Tensor? argmax, Tensor? d_max, Tensor? argmin, Tensor? d_min) -> Tensor dx");
+  // The same with scale 1, in the place of dr, which is dense and in x's memory format; on the CPU.
+  m.def(
+      "squeeze_backward_add_(Tensor(a!) dx, Tensor x, Tensor? slope, Tensor? offset,"
+      " Tensor? argmax, Tensor? d_max, Tensor? argmin, Tensor? d_min) -> ()");
 
   // y = activation(scale * x + shift + residual); scale and shift (N, C) in acc; activation:
   // "identity" or "relu".
@@ -78,8 +82,21 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
       "affine_gate_sums(Tensor dy, Tensor x, Tensor? y)"
       " -> (Tensor d_scale, Tensor d_shift, Tensor dr)");
 
-  // The two ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze and
-  // affine_gate as above, with a token (as x) and a carrier (N, C) between them that hold nothing.
+  // y = scale * x, scale = gate(w2 activation(w1 mean + b1) + b2), mean over pixels. w1 is
+  // (R, C, 1, 1), b1 (R), w2 (C, R, 1, 1), b2 (C); scale, mean (N, C) and hidden (N, R), which is
+  // what the activation gets, in acc. activation: "relu", "silu" or "identity"; gate: "sigmoid" or
+  // "hardsigmoid".
+  m.def(
+      "squeeze_excite(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str activation,"
+      " str gate) -> (Tensor y, Tensor scale, Tensor mean, Tensor hidden)");
+  m.def(
+      "squeeze_excite_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor scale,"
+      " Tensor mean, Tensor hidden, str activation, str gate)"
+      " -> (Tensor dx, Tensor d_w1, Tensor d_b1, Tensor d_w2, Tensor d_b2)");
+
+  // The ends of the carried gradient (see attn_kernels/autograd/carried.py): squeeze, affine_gate
+  // and spatial_gate as above, with a token (as x) and a carrier (N, C) between them that hold
+  // nothing.
   m.def(
       "squeeze_carried(Tensor x, int statistics)"
       " -> (Tensor mean, Tensor var, Tensor max, Tensor min, Tensor argmax, Tensor argmin,"
@@ -87,4 +104,8 @@ STABLE_TORCH_LIBRARY(attn_kernels, m) {
   m.def(
       "affine_gate_carried(Tensor x, Tensor scale, Tensor? shift, Tensor? residual,"
       " str activation, Tensor token, Tensor carrier) -> Tensor y");
+  m.def(
+      "spatial_gate_carried(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
+      " Tensor? residual, str activation, Tensor token, Tensor carrier)"
+      " -> (Tensor y, Tensor map, Tensor pooled)");
 }

@@ -1,5 +1,6 @@
 """Photographs beside the attention that a network's gates put on them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from attn_kernels.functional import spatial_gate
+from attn_kernels import attention_maps
 
 
 def local_contrast(images: torch.Tensor) -> torch.Tensor:
@@ -33,39 +34,59 @@ def grey_photographs() -> dict[str, torch.Tensor]:
     return dict(zip(names, greys, strict=True))
 
 
-@torch.no_grad()
-def attention_maps(blocks: nn.Sequential, image: torch.Tensor) -> list[torch.Tensor]:
-    """Maps of the gates that end the blocks, upsampled to the image (1, C, H, W): (H, W) each."""
-    maps, x = [], image
-    for block in blocks:
-        *layers, gate = block
-        for layer in layers:
-            x = layer(x)
-        x, map = spatial_gate(x, gate.conv1.weight, gate.conv1.bias, return_map=True)
-        maps.append(F.interpolate(map, image.shape[2:], mode="bilinear")[0, 0].cpu())
-    return maps
-
-
-def save_attention_figure(path: Path, blocks: nn.Sequential) -> None:
-    """A row per photograph: itself, then what the gate of each block makes of it."""
-    device = next(blocks.parameters()).device
+def familiar_photographs() -> tuple[torch.Tensor, list[torch.Tensor], list[str]]:
+    """Photographs as `save_attention_figure` takes them."""
     photographs = grey_photographs()
-    maps = [attention_maps(blocks, local_contrast(p).to(device)) for p in photographs.values()]
-    colours = {"cmap": "magma", "vmin": min(m.min().item() for row in maps for m in row), "vmax": 1}
-    figure, axes = plt.subplots(
-        len(maps), 1 + len(blocks), figsize=(14, 5.2), layout="constrained", squeeze=False
-    )
-    for i, (name, photograph) in enumerate(photographs.items()):
-        axes[i, 0].imshow(photograph[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-        axes[i, 0].set_ylabel(name)
-        for axis, map in zip(axes[i, 1:], maps[i], strict=True):
-            shown = axis.imshow(map.numpy(), **colours)
+    seen = torch.cat([local_contrast(photograph) for photograph in photographs.values()])
+    return seen, [photograph[0, 0] for photograph in photographs.values()], list(photographs)
+
+
+def upsampled_maps(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the gates make of the images (N, C, H, W), at the images' size, (N, H, W): of the last
+    gate at every size of map, by "its path, h x w".
+    """
+    last = {map.shape[2:]: (path, map) for path, map in attention_maps(net, images).items()}
+    return {
+        f"{path}, {h}x{w}": F.interpolate(map.float(), images.shape[2:], mode="bilinear")[
+            :, 0
+        ].cpu()
+        for (h, w), (path, map) in last.items()
+    }
+
+
+def save_attention_figure(
+    path: Path,
+    net: nn.Module,
+    images: torch.Tensor,
+    pictures: Sequence[torch.Tensor],
+    names: Sequence[str],
+    overlay: bool = False,
+) -> None:
+    """A row per image: the picture of it, then the attention of the network's gates.
+
+    images: (N, C, H, W), what the network sees. pictures: N times (H, W) or (H, W, 3) in 0..1, what
+    people see. overlay: lays the attention over the picture.
+    """
+    maps = upsampled_maps(net, images.to(next(net.parameters()).device))
+    low = min(map.min().item() for map in maps.values())
+    shape = len(pictures), 1 + len(maps)
+    height, width = pictures[0].shape[:2]
+    size = 1.7 * shape[1] * width / height + 1, 1.7 * shape[0] + 0.5  # inches
+    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+    for row, picture, name in zip(axes, pictures, names, strict=True):
+        row[0].set_ylabel(name)
+        for axis in row if overlay else row[:1]:
+            axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
+    for column, (title, attention) in zip(axes.T[1:], maps.items(), strict=True):
+        column[0].set_title(title, fontsize="medium")
+        for axis, map in zip(column, attention, strict=True):
+            alpha = 0.6 if overlay else 1
+            shown = axis.imshow(map.numpy(), cmap="magma", vmin=low, vmax=1, alpha=alpha)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    axes[0, 0].set_title("photograph")
-    for i, axis in enumerate(axes[0, 1:], start=1):
-        axis.set_title(f"attention of block {i}")
-    figure.colorbar(shown, ax=axes, label="attention", pad=0.01)
+    axes[0, 0].set_title("image", fontsize="medium")
+    bar = figure.colorbar(shown, ax=axes, label="attention", pad=0.01)
+    bar.solids.set_alpha(1)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -11,21 +11,24 @@ trained gates look (out/attention.png).
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
-from attention_figure import local_contrast, save_attention_figure
+from attention_figure import familiar_photographs, save_attention_figure
 from networks import spatial_gate, vgg_blocks
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
+from training import (
+    add_common_arguments,
+    batches,
+    learning_rate_factor,
+    load_digits,
+    parse,
+    progress_bar,
+)
 
 PLAN = [(16, 2), (32, 2), (64, 3)]  # channels and convolutions of each block
 SIZE = 32  # the digits are 8x8 pixels: three poolings need more
@@ -87,19 +90,6 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def load_data(device: torch.device) -> list[torch.Tensor]:
-    """Training images (1437, 1, SIZE, SIZE), test images (360, ...), labels of both."""
-    digits = load_digits()
-    parts = train_test_split(
-        digits.images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
-    )
-    images = [
-        F.interpolate(torch.tensor(part)[:, None], SIZE, mode="bilinear") for part in parts[:2]
-    ]
-    train, test = (local_contrast(part.float()) for part in images)
-    return [part.to(device) for part in (train, test, *map(torch.tensor, parts[2:]))]
-
-
 def make_runs(steps: int, device: torch.device) -> list[Run]:
     """The eager network and the fused one, with the eager one's weights, both for so many steps."""
     torch.manual_seed(0)
@@ -111,7 +101,7 @@ def make_runs(steps: int, device: torch.device) -> list[Run]:
 def make_run(name: str, net: nn.Module, steps: int) -> Run:
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / WARM_UP, 2 * (1 - step / steps))
+        optimizer, lambda step: learning_rate_factor(step, steps, WARM_UP)
     )
     return Run(name, net, optimizer, schedule)
 
@@ -120,11 +110,9 @@ def train(
     runs: list[Run], images: torch.Tensor, labels: torch.Tensor, steps: int, console: Console
 ) -> None:
     """So many steps of each run, by turns, on the same batches."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()]
-    with Progress(*columns, console=console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("Training", total=steps, loss=float("nan"))
-        for batch in batches(len(images), steps):
+        for batch in batches(len(images), BATCH, range(steps)):
             for run in runs:
                 run.step(images[batch], labels[batch])
             runs = runs[::-1]  # each goes first every other step
@@ -141,15 +129,6 @@ def gradient_difference(
         parts = torch.autograd.grad(loss, list(run.net.parameters()))
         gradients.append(torch.cat([part.flatten() for part in parts]))
     return ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item()
-
-
-def batches(images: int, steps: int) -> Iterator[torch.Tensor]:
-    """Indices (BATCH,) of images, shuffled anew for every pass over them."""
-    full = images // BATCH
-    for step in range(steps):
-        if step % full == 0:
-            order = torch.randperm(images).split(BATCH)
-        yield order[step % full]
 
 
 def time_gates(runs: list[Run], images: torch.Tensor) -> dict[str, float]:
@@ -224,16 +203,8 @@ def machine(run: Run) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the digits (default 8)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
-    options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1; got {options.epochs}")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: {error}")
-    return options
+    add_common_arguments(parser, epochs=8, out="out")
+    return parse(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,7 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 proper, to compare losses
-    train_images, test_images, train_labels, test_labels = load_data(device)
+    train_images, test_images, train_labels, test_labels = (
+        part.to(device) for part in load_digits(SIZE)
+    )
     steps = options.epochs * (len(train_images) // BATCH)
     eager, fused = make_runs(steps, device)
     at_start = gradient_difference(eager, fused, train_images[:BATCH], train_labels[:BATCH])
@@ -250,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     accuracies = [run.accuracy(test_images, test_labels) for run in (eager, fused)]
     console.print(results_table(eager, fused, gate_seconds, accuracies, at_start))
     picture = options.out / "attention.png"
-    save_attention_figure(picture, fused.net[0])
+    save_attention_figure(picture, fused.net[0], *familiar_photographs())
     console.print(f"Where the trained gates look: {picture}")
     return complain(at_start, max(loss_differences(eager, fused)[:STRICT_STEPS]))
 

@@ -27,6 +27,9 @@ class Call(nn.Module):
         return self.function(x, **maps, **parameters, **self.settings)
 
 
+EXCITE = {"w1": (R, C, 1, 1), "b1": (R,), "w2": (C, R, 1, 1), "b2": (C,)}
+
+
 def functions() -> dict[str, nn.Module]:
     f = ak.functional
     ends = {"maps": ["residual"], "activation": "relu"}
@@ -41,6 +44,10 @@ def functions() -> dict[str, nn.Module]:
         "gam_channel_gate": Call(f.gam_channel_gate, MLP),
         "gam_channel_gate, sigmoid": Call(f.gam_channel_gate, MLP, activation="sigmoid"),
         "scale_gate": Call(f.scale_gate, VIEW, maps=["a"]),
+        "squeeze_excite": Call(f.squeeze_excite, EXCITE, gate="hardsigmoid"),
+        "squeeze": Call(f.squeeze, {}, statistics=("mean", "var", "max", "min")),
+        "affine_gate": Call(f.affine_gate, {"scale": (C,)}),
+        "affine_gate, shift": Call(f.affine_gate, VIEW, **ends),
     }
 
 
@@ -51,7 +58,21 @@ def modules() -> dict[str, nn.Module]:
         "GAMChannelGate": ak.GAMChannelGate(C, rate=2),
         "GAMAttention": ak.GAMAttention(C, rate=2),
         "GAMAttention, light": ak.GAMAttention(C, rate=2, groups=2, channel_shuffle=True),
+        "SqueezeExcite": ak.SqueezeExcite(C, activation="silu"),
+        "ChannelSE": ak.ChannelSE(C),
+        "GSoP": ak.GSoP(C, 3),
         "GAMAttention, one map": ak.GAMAttention(C, 1, rate=2),
+    }
+
+
+def channel_gates() -> dict[str, nn.Module]:
+    """Not one node to torch.fx, and with it right up to rounding."""
+    return {
+        "SqueezeExcite": ak.SqueezeExcite(C, R),
+        "EfficientChannelAttention": ak.EfficientChannelAttention(C),
+        "ChannelSE": ak.ChannelSE(C),
+        "ChannelAttention": ak.ChannelAttention(C, 2),
+        "CBAM": ak.CBAM(C, 2, 3),
     }
 
 

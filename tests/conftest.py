@@ -2,6 +2,8 @@ import hypothesis
 import pytest
 import torch
 
+collect_ignore = ["peers"]  # `make peers`: in an environment of its own
+
 # The same examples in every run: errors are judged by eager's own, which are random as well.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")

@@ -69,6 +69,13 @@ OPERANDS = {
         "b2": VECTOR,
     },
     "scale_gate": {"x": X, "a": X, "scale": VECTOR, "shift": VECTOR},
+    "squeeze_excite": {
+        "x": X,
+        "w1": torch.randn(3, 4, 1, 1),
+        "b1": VECTOR[:3],
+        "w2": torch.randn(4, 3, 1, 1),
+        "b2": VECTOR,
+    },
 }
 KINDS = {
     "sparse_coo": lambda t: t.to_sparse(),
@@ -201,6 +208,11 @@ OPS = {
     ),
     "scale_gate": tuple(OPERANDS["scale_gate"].values()),
     "scale_gate_backward": (X, *OPERANDS["scale_gate"].values()),
+    "squeeze_excite": (*OPERANDS["squeeze_excite"].values(), "relu", "sigmoid"),
+    "squeeze_excite_backward": (
+        *(X, X, OPERANDS["squeeze_excite"]["w1"], OPERANDS["squeeze_excite"]["w2"]),
+        *(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 3), "relu", "sigmoid"),
+    ),
 }
 
 

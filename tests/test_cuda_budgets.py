@@ -120,25 +120,46 @@ LIMITS = {
     "gate_kernel<__half, false, 8, true, false, false, false>": (4, 26),
     "reduce_kernel<GateGradient<__half, false, false>, false, 8>": (8, 30),  # two streams
     "input_gradient_kernel<__half, false, 8, true, true, false, false>": (4, 44),
+    "plane_reduce_kernel<Squeeze<__half, false, false>, false, 8, false>": (4, 22),
+    "plane_reduce_kernel<Squeeze<__half, true, false>, false, 8, false>": (4, 46),
+    "plane_reduce_kernel<GateSums<__half, false>, false, 8, false>": (8, 22),  # two streams
+    "gate_kernel<__half, false, 8, false, true, false, false>": (4, 40),
+    "squeeze_gradient_kernel<__half, false, 8, false>": (8, 46),  # two streams
 }
 
 
 @pytest.mark.parametrize("kernel", LIMITS)
 def test_streams_are_what_they_should_be(kernel):
     loads, instructions = LIMITS[kernel]
-    loops = [r for r in table.read() if r.kernel == kernel and r.architecture == "sm_90"]
+    here = (kernel, "sm_90", "global")
+    loops = [r for r in table.read() if (r.kernel, r.architecture, r.memory) == here]
     stream = max(loops, key=lambda row: (row.load_bytes, row.loads))
     assert stream.load_bytes == 16
     assert stream.in_flight >= loads
     assert stream.per_16_bytes <= instructions
 
 
+def test_the_weight_gradient_takes_few_instructions():
+    """Of a warp, for each pixel: a round of the loop is 4 pixels of one of 14 (plane, ky)."""
+    loops = [
+        row
+        for row in table.read()
+        if (row.kernel, row.architecture, row.memory)
+        == ("weight_kernel<7, float>", "sm_90", "shared")
+    ]
+    whole_quads = min(loops, key=lambda row: row.per_16_bytes * row.loads)
+    instructions = whole_quads.per_16_bytes * whole_quads.loads
+    assert instructions / 4 * 14 / 32 <= 8
+
+
 def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
-    through_x = re.compile(r"(gate|reduce)_kernel<|input_gradient_kernel<\w+, \w+, \d, true")
+    through_x = re.compile(
+        r"((plane_)?reduce|gate|squeeze_gradient)_kernel<|input_gradient_kernel<\w+, \w+, \d, true"
+    )
     widest = {}
     for row in table.read():
-        if through_x.match(row.kernel) and row.load_bytes == 16:
+        if through_x.match(row.kernel) and row.memory == "global" and row.load_bytes == 16:
             key = (row.kernel, row.architecture)
             widest[key] = max(widest.get(key, 0), row.in_flight)
     assert widest

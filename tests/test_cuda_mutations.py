@@ -4,9 +4,13 @@ import ctypes
 import re
 
 import pytest
+import test_cuda_planes as cuda_planes
+import test_cuda_squeeze_excite as cuda_excite
 import torch
+from contract import make_x
 from cuda_on_cpu import build, check
 from mutants.mutation import Mutation, with_switches
+from planes import LAYOUTS
 
 
 def meetings():
@@ -34,12 +38,13 @@ def test_what_is_missing_is_a_race_or_an_endless_wait(meeting):
 
 
 def edited(file, source):
-    source = with_switches(MUTATIONS, file, source)
+    source = with_switches(ALL_MUTATIONS, file, source)
     if file == "cuda/device.cuh":  # which all kernels include
         source = source.replace("#pragma once\n", f"#pragma once\n{SWITCH}", 1)
     return source
 
 
+NAN = float("nan")
 SWITCH = 'extern "C" {\ninline int mutation = 0;\n}\n'
 POOL, GATE = "cuda/channel_pool.cuh", "cuda/gate.cuh"
 FIRST, LAST = "cuda/gate_gradient.cuh", "cuda/input_gradient.cuh"
@@ -52,7 +57,7 @@ MUTATIONS = [
     Mutation(
         "gate without the view's shift",
         GATE,
-        "affine(y[i], scale(u, i), <<shift(u, i)>>)",
+        "has_shift ? <<shift(u, i)>> : Real(0)",
         "Real(0)",
     ),
     Mutation(
@@ -103,15 +108,17 @@ MUTATIONS = [
     Mutation(
         "pool: d_max to a slot's last tie", POOL, "<<value >= stat.value>> ||", "value > stat.value"
     ),
-    Mutation("one slot's pixels", REDUCE, "partial < <<partials>>; ++partial", "1"),
-    Mutation("one chunk's channels", REDUCE, "chunk < <<op.tiling.chunks>>; ++chunk", "1"),
+    Mutation("one slot's pixels", REDUCE, "partial < <<end>>; partial += step", "first"),
+    Mutation("one chunk's channels", REDUCE, "first < <<chunks>>; first += kBurst", "1"),
+    Mutation("a chunk twice", REDUCE, "if (<<first + u < chunks>>) total", "true"),
     Mutation(
         "no place for a vector that begins before its tile",
         REDUCE,
         "j + <<elements_astray<V>(op.shape, op.tiling, partial)>>",
         "0",
     ),
-    Mutation("weight not turned around", STENCIL, "<<turned>> ? k * k - 1 - t : t", "false"),
+    Mutation("weight not turned around", STENCIL, "<<turned>> ? turned_tap : tap", "false"),
+    Mutation("taps of a quad's first part", STENCIL, "part < <<tiling.parts>>; ++part", "1"),
     Mutation("a bias for all groups", STENCIL, "a.bias[<<group>>]", "0"),
     Mutation(
         "weights of the first group",
@@ -132,6 +139,50 @@ MUTATIONS = [
     Mutation("d_weight of the first tiles", WEIGHT, "index < <<tiles>>;", "blocks"),
     Mutation("d_weight without a partial", WEIGHT, "row < <<rows>>; row", "rows - 1"),
 ]
+PLANES, SQUEEZE = "cuda/plane_reduce.cuh", "cuda/squeeze.cuh"
+SUMS, FINAL, EXCITE = "cuda/gate_sums.cuh", "cuda/squeeze_gradient.cuh", "cuda/excite.cuh"
+COMBINED, DELTA = "b.deviations + b.count * <<apart>>)", "delta * delta * a.count"
+PLANE_MUTATIONS = [
+    Mutation("one helper of a plane", PLANES, "i < <<inputs>>; ++i) total", "1"),
+    Mutation("a helper's first alone", PLANES, "i < <<inputs>>; i += helpers", "0"),
+    Mutation("one slot's parts", PLANES, "part < <<parts>>; part += kFoldSlots", "1"),
+    Mutation("all of a plane's last vector", PLANES, "begun & (<<k == count - 1>> ?", "false"),
+    Mutation("all of a plane's first vector", PLANES, "= <<pixel < 0 && k == 0>> ?", "false"),
+    Mutation("what sums round off", SQUEEZE, "low == low ? sum + <<low>> : sum", "-low * 1000"),
+    Mutation("no distance between means", SQUEEZE, f"<<{DELTA}>> *", "Real(0)"),
+    Mutation("pivots for means", SQUEEZE, "apart + (<<b.deviations / b.count>> -", "Real(0)"),
+    Mutation("deviations from two pivots", SQUEEZE, COMBINED, "Real(0)"),
+    Mutation("a pivot far away", SQUEEZE, "<<of.part * first_share_>> : of.pivot", "Real(1e4)"),
+    Mutation("the last part's tie", SQUEEZE, "tie && <<b.at < a.at>>", "b.at > a.at"),
+    Mutation("the last vector's tie", SQUEEZE, "if (<<largest > max>>)", "largest >= max"),
+    Mutation("the last vector's tie below", SQUEEZE, "(<<smallest < min>>)", "smallest <= min"),
+    Mutation("NaN is no extreme", SQUEEZE, "any_nan |= <<of.sum != of.sum>>;", "false"),
+    Mutation("any element of a vector", SQUEEZE, "<<if_max(at_i, value, true, false)>>)", "true"),
+    Mutation("no x in d_scale", SUMS, "gradient * <<widen(raw[u].x.value[i])>>", "Real(1)"),
+    Mutation("d_shift is nothing", SUMS, "of.shift += <<gradient>>;", "Real(0)"),
+    Mutation(
+        "ReLU lets all through",
+        SUMS,
+        "<<relu_backward(widen(dr.value[i]), y)>>",
+        "Real(widen(dr.value[i]))",
+    ),
+    Mutation("dx without offset", FINAL, "dx[i] = <<offset(u, i)>>;", "Real(0)"),
+    Mutation("dx without slope", FINAL, "x[u].value[i])), <<slope(u, i)>>, dx", "Real(0)"),
+    Mutation("dx without scale", FINAL, "dr[u].value[i])), <<scale(u, i)>>, dx", "Real(0)"),
+    Mutation("no gradient of extremes", FINAL, "value(a.offset) + <<gradient>>;", "Real(0)"),
+    Mutation("extremes without offset", FINAL, "<<value(a.offset)>> + gradient;", "Real(0)"),
+    Mutation("one of two extremes", FINAL, "(<<min_at == max_at>> ? value", "false"),
+    Mutation("one lane's products", EXCITE, "i < <<lanes>>; ++i", "1"),
+    Mutation("no first bias", EXCITE, "sum + <<a.b1[unit]>> : sum", "Real(0)"),
+    Mutation("no second bias", EXCITE, "sum + <<a.b2[unit]>> : sum", "Real(0)"),
+    Mutation("one part's mean", EXCITE, "p < <<a.parts.count>>; ++p", "1"),
+    Mutation("one slot's d_hidden", EXCITE, "s < <<kSlots>>; ++s", "1"),
+    Mutation("offset of every pixel", EXCITE, "sum * <<a.share>>;", "Real(1)"),
+    Mutation("one image's weights", EXCITE, "n < <<a.n>>; ++n", "1"),
+]
+
+
+ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +224,33 @@ def check_all(module):
     assert d_weight.isfinite().any(), "NaN in other places"
 
 
+def check_bursts(module):
+    """Threads with two bursts of channels: many images, and many channels of few pixels."""
+    check.assert_right(check.Kernels(module), check.random_inputs((1025, 700, 1, 2), 1))
+
+
+def check_planes(module):
+    """The same of test_cuda_planes.py and test_cuda_squeeze_excite.py."""
+    kernels, generator = cuda_planes.PlaneKernels(module), torch.Generator().manual_seed(0)
+    for layout in LAYOUTS:
+        for shape in [(1, 4, 50, 84), (2, 12, 5, 7), (2, 8, 2, 2)]:
+            cuda_planes.assert_all_right(kernels, make_x(shape, layout=layout))
+            ties = make_x(shape, layout=layout)
+            ties.copy_(torch.randint(0, 2, shape, generator=generator))
+            cuda_planes.squeeze.assert_right(ties, kernels.squeeze)
+        cuda_planes.test_a_large_mean_costs_no_digits(module, (1, 6, 15, 15), 0.0, layout)
+        cuda_planes.test_special_values(module, (NAN, NAN), torch.float32, layout)
+        cuda_planes.test_final_pass_reads_what_is_given_only(module, (2, 6, 5, 7), layout)
+        for shape in [(1, 2, 50, 84), (3, 40, 3, 3)]:
+            given = cuda_excite.plain.operands(shape, layout=layout)
+            cuda_excite.assert_right(cuda_excite.ExciteKernels(module), given, ("relu", "sigmoid"))
+
+
 def test_without_mutation_all_is_right(mutant):
     module, switch = mutant
     switch.value = 0
     check_all(module)
+    check_planes(module)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +259,17 @@ def test_without_mutation_all_is_right(mutant):
 def test_a_missing_term_is_an_error(mutant, number):
     module, switch = mutant
     switch.value = number
+    seen_by = check_bursts if MUTATIONS[number - 1].name == "d_map of one burst" else check_all
     with pytest.raises(AssertionError, match=r"error|other places"):
-        check_all(module)
+        seen_by(module)
+
+
+@pytest.mark.parametrize(
+    "number", range(1, len(PLANE_MUTATIONS) + 1), ids=lambda n: PLANE_MUTATIONS[n - 1].name
+)
+def test_a_missing_term_of_a_plane_is_an_error(mutant, number):
+    module, switch = mutant
+    switch.value = len(MUTATIONS) + number
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        check_planes(module)

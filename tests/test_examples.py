@@ -19,16 +19,25 @@ GATES = {
     "spatial with bias": lambda module: module.SpatialGate(kernel_size=3, bias=True),
     "gam": lambda module: module.GAMAttention(16),
     "gam light": lambda module: module.GAMAttention(32, groups=4, channel_shuffle=True),
+    "se": lambda module: module.SqueezeExcite(32),
+    "cbam": lambda module: module.CBAM(32),
 }
+RESNET50 = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # channels, blocks
 PARAMETERS = {
     # the plain network, and its gates
     "vgg16-spatial": 138_357_544 + 5 * 98,
+    # 16 to 64 channels, 1x1 convolutions in two shortcuts, a thousand classes
+    "resnet20-cbam-spatial": 336_824 + 9 * 98,
     "resnet18-cbam-spatial": 11_689_512 + 8 * 98,
     "resnet50-gam": 25_557_032
     + sum(
         depth * ((c * c // 2 + c // 4 + c) + (49 * c * c // 8 + c // 4 + c) + 2 * (c // 4 + c))
-        for c, depth in ((256, 3), (512, 4), (1024, 6), (2048, 3))
+        for c, depth in RESNET50
     ),
+    "resnet18-cbam": 11_689_512 + sum(2 * (2 * c * (c // 16) + 98) for c in (64, 128, 256, 512)),
+    "resnet50-cbam": 25_557_032 + sum(depth * (2 * c * (c // 16) + 98) for c, depth in RESNET50),
+    "resnet50-se": 25_557_032
+    + sum(depth * (2 * c * (c // 16) + c // 16 + c) for c, depth in RESNET50),
 }
 
 
@@ -79,20 +88,41 @@ def test_checkpoints_of_eager_and_fused_networks_are_the_same(name):
 def test_fused_gate_is_its_eager_twin(make):
     eager, fused = make(eager_gates), make(ak)
     channels = (
-        32
-        if isinstance(eager, eager_gates.SpatialGate)
-        else eager.spatial_attention[4].num_features
+        eager.spatial_attention[4].num_features
+        if isinstance(eager, eager_gates.GAMAttention)
+        else 32
     )
     x = torch.randn(3, channels, 9, 7)
     eager.load_state_dict(fused.state_dict(), strict=True)
     assert_twins(eager, fused, x)
 
 
-def test_fused_resnet18_is_its_eager_twin():
-    eager, fused = (
-        networks.build_network("resnet18-cbam-spatial", gates, 10) for gates in ("eager", "fused")
-    )
+@pytest.mark.parametrize("name", ["resnet18-cbam-spatial", "resnet18-cbam", "resnet50-se"])
+def test_fused_resnet_is_its_eager_twin(name):
+    eager, fused = (networks.build_network(name, gates, 10) for gates in ("eager", "fused"))
     assert_twins(eager.eval(), fused.eval(), torch.randn(2, 3, 40, 32))
+
+
+@pytest.mark.parametrize("name", ["resnet18-cbam", "resnet50-cbam"])
+def test_tails_keep_the_running_statistics_of_eager_blocks(name):
+    """In training, and they are fused."""
+    eager, fused = (
+        networks.build_network(name, gates, 10).double() for gates in ("eager", "fused")
+    )
+    assert "unfused" not in repr(fused)
+    eager.load_state_dict(fused.state_dict(), strict=True)
+    x = torch.randn(2, 3, 40, 32, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), eager(x))
+    torch.testing.assert_close(fused.state_dict(), eager.state_dict())
+
+
+def test_names_in_blocks_with_tails():
+    block = networks.build_network("resnet18-cbam", "fused", 10)[5]
+    assert [name for name, _ in block.named_children()] == [
+        *("conv1", "bn1", "conv2", "relu", "tail", "downsample"),
+    ]
+    names = {key.rpartition(".")[0] for key in block.tail.state_dict()}
+    assert names == {"norm", "gate.ca.sharedMLP.0", "gate.ca.sharedMLP.2", "gate.sa.conv"}
 
 
 def test_fused_digits_vgg_is_its_eager_twin():
@@ -101,7 +131,7 @@ def test_fused_digits_vgg_is_its_eager_twin():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="vgg16-spatial, resnet18-cbam-spatial, resnet50-gam"):
+    with pytest.raises(ValueError, match=r"vgg16-spatial, .*, resnet50-gam"):
         networks.build_network("vgg17")
     with pytest.raises(ValueError, match="'fused' or 'eager'"):
         networks.build_network("vgg16-spatial", gates="triton")
@@ -119,18 +149,21 @@ def test_train_digits_prints_a_table_and_paints_a_picture(tmp_path, capsys, monk
     assert picture.std() > 0.1
 
 
-def test_attention_maps_are_those_of_the_gates_in_the_network():
-    blocks = train_digits.digits_vgg("eager")[0]
+def test_upsampled_maps_are_those_of_the_last_gate_of_every_size():
+    blocks = train_digits.digits_vgg("fused")[0]
+    blocks[2].append(ak.SpatialGate())
     seen = []
-    for block in blocks:
-        block[-1].conv1.register_forward_hook(
+    for i, j in ((0, -1), (1, -1), (2, -1)):
+        blocks[i][j].conv1.register_forward_hook(
             lambda conv, x, logit: seen.append(torch.sigmoid(logit))
         )
-    image = torch.randn(1, 1, 32, 40)
-    blocks(image)
-    maps = attention_figure.attention_maps(blocks, image)
-    for map, exact in zip(maps, seen, strict=True):
-        upsampled = F.interpolate(exact, (32, 40), mode="bilinear")[0, 0]
+    images = torch.randn(2, 1, 32, 40)
+    blocks(images)
+    expected, seen = list(seen), []
+    maps = attention_figure.upsampled_maps(blocks, images)
+    assert list(maps) == ["0.5, 16x20", "1.5, 8x10", "2.8, 4x5"]
+    for map, exact in zip(maps.values(), expected, strict=True):
+        upsampled = F.interpolate(exact, (32, 40), mode="bilinear")[:, 0]
         torch.testing.assert_close(map, upsampled)
 
 

@@ -8,6 +8,8 @@ import torch
 from calls import modules
 from gam import eager_gate, gam_parameters
 from spatial import eager_map, eager_pool, spatial_parameters
+from test_squeeze_excite import eager as eager_excitation
+from test_squeeze_excite import parameters as excitation_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 import attn_kernels as ak
@@ -32,6 +34,11 @@ PAIRS = {
         STENCIL,
     ),
     "gam_channel_gate": (ak.functional.gam_channel_gate, eager_gate, MLP),
+    "squeeze_excite": (
+        ak.functional.squeeze_excite,
+        eager_excitation,
+        excitation_parameters(8, X.dtype, "cpu"),
+    ),
     "scale_gate": (ak.functional.scale_gate, eager_scale_gate, [X, *AFFINE]),
 }
 

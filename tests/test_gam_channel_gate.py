@@ -209,7 +209,7 @@ def test_triton_serves_cuda(op, monkeypatch):
         monkeypatch.setattr(getattr(triton_ops, op), name, lambda *args: args)
         assert ops._triton_kernel(name)(1, 2) == (1, 2)
     for dtype, backend in ((torch.float16, "triton"), (torch.float64, "reference")):
-        x = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+        x = SimpleNamespace(device=torch.device("cuda"), is_cpu=False, dtype=dtype)
         assert backend_for(op, x) == backend
 
 

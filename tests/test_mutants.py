@@ -1,12 +1,14 @@
 """The faults of `make mutants` are where their tables say: code moves on, and tables would rot."""
 
 import pytest
-from mutants import cpu, python, triton_ops
+from mutants import cpu, fuse, python, triton_ops
 from mutants.tree import ROOT
 
 
 @pytest.mark.parametrize(
-    "mutation", cpu.MUTATIONS + python.MUTATIONS + triton_ops.MUTATIONS, ids=lambda m: m.name
+    "mutation",
+    cpu.MUTATIONS + python.MUTATIONS + fuse.MUTATIONS + triton_ops.MUTATIONS,
+    ids=lambda m: m.name,
 )
 def test_every_fault_has_its_place_and_its_test(mutation):
     source = (ROOT / mutation.file).read_text()

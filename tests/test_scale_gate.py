@@ -1,7 +1,7 @@
 import pytest
 import torch
 from contract import Contract, NarrowParametersContract, Op, assert_right, make_x, output_gradient
-from derivatives import gradients_after_a_change
+from derivatives import gradients_after_a_change, leaves, loss
 
 import attn_kernels as ak
 
@@ -68,6 +68,22 @@ class TestScaleGate(Contract, NarrowParametersContract):
         x = make_x((2, 5, 120, 121), torch.float32, layout, device)
         own = parameters(5, torch.float32, device)
         assert_right(self.op, x, own, output_gradient(self.op, x, own))
+
+
+def test_second_derivatives_after_a_change_of_shift():
+    """They find their way to shift through the copy that the backward reads."""
+    inputs = leaves([torch.randn(2, 3, 4, 3).double(), *parameters(3, torch.float64, "cpu")])
+
+    def found(op):
+        used = [t * 1 for t in inputs]  # a leaf cannot be changed in place
+        y = op(*used)
+        with torch.no_grad():
+            used[-1].mul_(2)
+        first = torch.autograd.grad(loss(y), inputs, create_graph=True)
+        return torch.autograd.grad(sum(loss(t) for t in first), inputs)
+
+    op = TestScaleGate.op
+    torch.testing.assert_close(found(op.fused), found(op.reference))
 
 
 @pytest.mark.parametrize("wide", ["x", "a"])

@@ -15,16 +15,17 @@ from planes import (
 )
 
 import attn_kernels as ak
-from attn_kernels.reference.squeeze import STATISTICS, extreme, statistic
+from attn_kernels.reference.squeeze import STATISTICS, extreme, forward, statistic
 
 squeeze = torch.ops.attn_kernels.squeeze
 squeeze_backward = torch.ops.attn_kernels.squeeze_backward
+squeeze_backward_add_ = torch.ops.attn_kernels.squeeze_backward_add_
 ALL = 15
 NAN, INF = float("nan"), float("inf")
 LONG = (2, 5, 120, 121)  # several blocks of pixels, the last of them not whole
 
 
-def assert_right(x):
+def assert_right(x, squeeze=squeeze):
     """Every statistic and place, judged by plain PyTorch's error."""
     *values, argmax, argmin = squeeze(x, ALL)
     for name, ours in zip(STATISTICS, values, strict=True):
@@ -89,6 +90,11 @@ def test_special_values(values, dtype, layout):
             for place, value in zip(places, swapped, strict=True):
                 x[n, c, place // 60, place % 60] = value
     x[2, 5:9] = values[0]
+    assert_special(x)
+
+
+def assert_special(x, squeeze=squeeze):
+    """NaN and inf, and both places, where PyTorch has them."""
     *results, argmax, argmin = squeeze(x, ALL)
     for name, ours in zip(STATISTICS, results, strict=True):
         truth = statistic(x.double(), name)
@@ -111,6 +117,14 @@ def test_many_single_pixels(layout):
     for values in (mean, high, low):
         assert torch.equal(values, x[:, :, 0, 0])
     assert not any(zeros.any() for zeros in (var, argmax, argmin))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_single_pixels_that_are_not_finite(dtype):
+    """A variance of inf alone is NaN, as the formula has it."""
+    x = torch.tensor([NAN, INF, -INF, -0.0, 1.5] * 30, dtype=dtype)[None, :, None, None]
+    truth = forward(x, 15)
+    torch.testing.assert_close(squeeze(x, ALL), truth, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -244,6 +258,23 @@ def test_final_pass_on_any_threads(layout):
     assert_same_on_any_threads(lambda: squeeze_backward(*arguments))
 
 
+@pytest.mark.parametrize("wanted", [("slope", "offset", "max", "min"), ("offset",), ("max",)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_the_place_of_dr(layout, dtype, wanted):
+    """The same bits, also where an extreme is, with one rounding."""
+    dr, x, scale, *rest = terms(make_x((2, 37, 20, 31), dtype, layout), ("gate", *wanted))
+    dr = dr.contiguous(memory_format=ak.ops.memory_format(x))
+    expected = squeeze_backward(dr, x, torch.ones_like(scale), *rest)
+    squeeze_backward_add_(dr, x, *rest)
+    assert torch.equal(dr, expected)
+
+
+def test_in_the_place_of_dr_as_an_op():
+    dr, x, _, *rest = terms(make_x((2, 3, 5, 4)), TERMS)
+    torch.library.opcheck(squeeze_backward_add_.default, (dr, x, *rest))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_places_outside_of_the_map_are_nobodys(layout):
     """A direct caller's own mistake, which must not reach beyond the map."""
@@ -346,31 +377,35 @@ X, V = torch.randn(2, 4, 6, 6), torch.ones(2, 4)
 AT = V.long()
 
 
-@pytest.mark.parametrize(
-    ("op", "arguments"),
-    [
-        (squeeze, (X[0], 1)),
-        (squeeze, (X, 0)),
-        (squeeze, (X, 16)),
-        (squeeze, (X, -1)),
-        (squeeze, (X.long(), 1)),
-        (squeeze, (X[:, :, :0], 4)),
-        (squeeze, (X[:, :0], 1)),
-        (squeeze_backward, (None, X[..., :0], None, None, V, None, None, None, None)),
-        (squeeze_backward, (X, X, None, None, None, None, None, None, None)),
-        (squeeze_backward, (None, X, V, None, None, None, None, None, None)),
-        (squeeze_backward, (X[:1], X, V, None, None, None, None, None, None)),
-        (squeeze_backward, (X.double(), X, V, None, None, None, None, None, None)),
-        (squeeze_backward, (X, X, V[:1], None, None, None, None, None, None)),
-        (squeeze_backward, (None, X, None, V.double(), None, None, None, None, None)),
-        (squeeze_backward, (None, X, None, None, V.t(), None, None, None, None)),
-        (squeeze_backward, (None, X, None, None, None, AT, None, None, None)),
-        (squeeze_backward, (None, X, None, None, None, None, V, None, None)),
-        (squeeze_backward, (None, X, None, None, None, AT.int(), V, None, None)),
-        (squeeze_backward, (None, X, None, None, None, None, None, AT[:, :3], V)),
-        (squeeze_backward, (None, X, None, None, None, None, None, AT, V[0])),
-    ],
-)
+REFUSED = [
+    (squeeze, (X[0], 1)),
+    (squeeze, (X, 0)),
+    (squeeze, (X, 16)),
+    (squeeze, (X, -1)),
+    (squeeze, (X.long(), 1)),
+    (squeeze, (X[:, :, :0], 4)),
+    (squeeze, (X[:, :0], 1)),
+    (squeeze_backward, (None, X[..., :0], None, None, V, None, None, None, None)),
+    (squeeze_backward, (X, X, None, None, None, None, None, None, None)),
+    (squeeze_backward, (None, X, V, None, None, None, None, None, None)),
+    (squeeze_backward, (X[:1], X, V, None, None, None, None, None, None)),
+    (squeeze_backward, (X.double(), X, V, None, None, None, None, None, None)),
+    (squeeze_backward, (X, X, V[:1], None, None, None, None, None, None)),
+    (squeeze_backward, (None, X, None, V.double(), None, None, None, None, None)),
+    (squeeze_backward, (None, X, None, None, V.t(), None, None, None, None)),
+    (squeeze_backward, (None, X, None, None, None, AT, None, None, None)),
+    (squeeze_backward, (None, X, None, None, None, None, V, None, None)),
+    (squeeze_backward, (None, X, None, None, None, AT.int(), V, None, None)),
+    (squeeze_backward, (None, X, None, None, None, None, None, AT[:, :3], V)),
+    (squeeze_backward, (None, X, None, None, None, None, None, AT, V[0])),
+]
+REFUSED_IN_PLACE = [
+    (squeeze_backward_add_, (X[..., 1:], X, None, V, None, None, None, None)),
+    (squeeze_backward_add_, (X.mT, X, None, V, None, None, None, None)),
+]
+
+
+@pytest.mark.parametrize(("op", "arguments"), REFUSED + REFUSED_IN_PLACE)
 def test_direct_callers_of_the_ops_are_stopped(op, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         op(*arguments)

@@ -87,6 +87,59 @@ def gate_gradient(dy, x, g, SIGMOID: tl.constexpr):
     return da
 
 
+@triton.jit
+def make_hidden(
+    x_ptr,
+    w1_ptr,
+    b1_ptr,
+    hidden_ptr,
+    pixel,
+    live,
+    r,
+    hw,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    P: tl.constexpr,
+    BR: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """(P, BR) tile of hidden for the hidden units `r`: stored, and returned in x's dtype."""
+    x_ptrs = x_ptr + pixel_offset(pixel, hw, C, CHANNELS_LAST)[:, None]
+    pre = product(
+        x_ptrs, x_ptrs, w1_ptr, live, r, hw, C, R, 1, C, False, CHANNELS_LAST, PRECISION, P, BR, BK
+    )
+    hidden = narrow(relu(pre + load_vector(b1_ptr, r, R)[None, :]), x_ptr.dtype.element_ty)
+    offset = (
+        pixel_offset(pixel, hw, R, CHANNELS_LAST)[:, None]
+        + channel_offset(r, hw, CHANNELS_LAST)[None, :]
+    )
+    tl.store(hidden_ptr + offset, hidden, mask=within(live, r, R, BR))
+    return hidden
+
+
+@triton.jit
+def gate_logits(
+    hidden,  # (P, BR), all of its pixels' hidden units
+    w2_ptr,
+    b2_ptr,
+    r,
+    c,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    PRECISION: tl.constexpr,
+    P: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """(P, BC) tile of a, float32."""
+    w2 = load_matrix(w2_ptr, r, c, R, C, 1, R)
+    return (
+        dot(hidden, w2, tl.zeros((P, BC), tl.float32), PRECISION)
+        + load_vector(b2_ptr, c, C)[None, :]
+    )
+
+
 @varying
 def gam_forward_kernel(
     x_ptr,
@@ -114,24 +167,27 @@ def gam_forward_kernel(
     pixel = tile_range(tl.program_id(0), P, INDEX)
     live = pixel < images * hw
     r = tl.arange(0, BR)
+    hidden = make_hidden(
+        x_ptr,
+        w1_ptr,
+        b1_ptr,
+        hidden_ptr,
+        pixel,
+        live,
+        r,
+        hw,
+        C,
+        R,
+        CHANNELS_LAST,
+        PRECISION,
+        P,
+        BR,
+        BC,
+    )
     x_offset = pixel_offset(pixel, hw, C, CHANNELS_LAST)[:, None]
-    x_ptrs = x_ptr + x_offset
-    pre = product(
-        x_ptrs, x_ptrs, w1_ptr, live, r, hw, C, R, 1, C, False, CHANNELS_LAST, PRECISION, P, BR, BC
-    )
-    hidden = narrow(relu(pre + load_vector(b1_ptr, r, R)[None, :]), x_ptr.dtype.element_ty)
-    hidden_offset = (
-        pixel_offset(pixel, hw, R, CHANNELS_LAST)[:, None]
-        + channel_offset(r, hw, CHANNELS_LAST)[None, :]
-    )
-    tl.store(hidden_ptr + hidden_offset, hidden, mask=within(live, r, R, BR))
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
-        w2 = load_matrix(w2_ptr, r, c, R, C, 1, R)
-        a = (
-            dot(hidden, w2, tl.zeros((P, BC), tl.float32), PRECISION)
-            + load_vector(b2_ptr, c, C)[None, :]
-        )
+        a = gate_logits(hidden, w2_ptr, b2_ptr, r, c, C, R, PRECISION, P, BC)
         offset = x_offset + channel_offset(c, hw, CHANNELS_LAST)[None, :]
         mask = within(live, c, C, BC)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0, eviction_policy="evict_first")
@@ -182,11 +238,7 @@ def gam_backward_kernel(
         dy = tl.load(dy_ptr + offset, mask=mask, other=0.0)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0, eviction_policy="evict_first")
         if SIGMOID:
-            w2 = load_matrix(w2_ptr, r, c, R, C, 1, R)
-            a = (
-                dot(hidden, w2, tl.zeros((P, BC), tl.float32), PRECISION)
-                + load_vector(b2_ptr, c, C)[None, :]
-            )
+            a = gate_logits(hidden, w2_ptr, b2_ptr, r, c, C, R, PRECISION, P, BC)
             da = gate_gradient(dy, x, tl.sigmoid(a), True)
         else:
             da = gate_gradient(dy, x, 0.0, False)
@@ -196,11 +248,7 @@ def gam_backward_kernel(
     tl.store(d_pre_ptr + hidden_offset, d_pre, mask=hidden_mask)
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
-        w2 = load_matrix(w2_ptr, r, c, R, C, 1, R)
-        a = (
-            dot(hidden, w2, tl.zeros((P, BC), tl.float32), PRECISION)
-            + load_vector(b2_ptr, c, C)[None, :]
-        )
+        a = gate_logits(hidden, w2_ptr, b2_ptr, r, c, C, R, PRECISION, P, BC)
         offset = x_offset + channel_offset(c, hw, CHANNELS_LAST)[None, :]
         mask = within(live, c, C, BC)
         dy = tl.load(dy_ptr + offset, mask=mask, other=0.0, eviction_policy="evict_first")
@@ -234,19 +282,22 @@ def gam_hidden_kernel(
     pixel = tile_range(program // tiles, P, INDEX)
     live = pixel < images * hw
     r = program % tiles * BN + tl.arange(0, BN)
-    x_ptrs = x_ptr + pixel_offset(pixel, hw, C, CHANNELS_LAST)[:, None]
-    pre = product(
-        x_ptrs, x_ptrs, w1_ptr, live, r, hw, C, R, 1, C, False, CHANNELS_LAST, PRECISION, P, BN, BK
-    )
-    hidden = relu(pre + load_vector(b1_ptr, r, R)[None, :])
-    offset = (
-        pixel_offset(pixel, hw, R, CHANNELS_LAST)[:, None]
-        + channel_offset(r, hw, CHANNELS_LAST)[None, :]
-    )
-    tl.store(
-        hidden_ptr + offset,
-        narrow(hidden, hidden_ptr.dtype.element_ty),
-        mask=within(live, r, R, BN),
+    make_hidden(
+        x_ptr,
+        w1_ptr,
+        b1_ptr,
+        hidden_ptr,
+        pixel,
+        live,
+        r,
+        hw,
+        C,
+        R,
+        CHANNELS_LAST,
+        PRECISION,
+        P,
+        BN,
+        BK,
     )
 
 

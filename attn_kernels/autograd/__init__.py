@@ -21,24 +21,29 @@ derivative there is, but not fused.
 """
 
 from .affine_gate import affine_gate
+from .all_reduce import all_reduce
 from .batch_statistics import batch_statistics
-from .carried import affine_gate_carried, squeeze_carried
+from .carried import affine_gate_carried, spatial_gate_carried, squeeze_carried
 from .channel_pool import channel_pool
 from .gam_channel_gate import gam_channel_gate
 from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
+from .squeeze_excite import squeeze_excite
 
 __all__ = [
     "affine_gate",
     "affine_gate_carried",
+    "all_reduce",
     "batch_statistics",
     "channel_pool",
     "gam_channel_gate",
     "scale_gate",
     "spatial_attention",
     "spatial_gate",
+    "spatial_gate_carried",
     "squeeze",
     "squeeze_carried",
+    "squeeze_excite",
 ]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import is_grad_enabled
 from torch._C import (
+    _any_requires_grad,
     _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
     _get_tracing_state,
 )
+from torch._C import _dispatch_tls_is_dispatch_key_excluded as is_key_excluded
+from torch._C import _dispatch_tls_set_dispatch_key_excluded as set_key_excluded
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import ops
 from ..libraries import missing
@@ -21,32 +26,38 @@ from .vmap import Fold
 
 Formula = Callable[..., Any]
 
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 _library = torch.library.Library("attn_kernels", "IMPL")  # its registrations live as long as it
 
 
 def differentiable(
-    name: str, function: type[torch.autograd.Function], formula: Formula, fold: Fold
+    name: str,
+    function: type[torch.autograd.Function],
+    formula: Formula,
+    fold: Fold,
+    kept: int | None = None,
 ) -> Formula:
     """Registers the derivatives of the op `name` at the dispatcher; returns the way to call it.
 
     `function` has setup_context and backward; its forward is the op. `formula` is the op in
     PyTorch's own operations, with the same arguments and results: forward mode and ONNX go
     through it.
-    `fold` is how a batch of `torch.vmap` is folded into N.
+    `fold` is how a batch of `torch.vmap` is folded into N. The argument number `kept` is copied for
+    the backward: eager's formula lets its user change it in place before that.
     """
     if missing["cpu"] is not None:
         return lambda *args: getattr(ops, name)  # which says what is missing
     op = getattr(ops, name)
-    # apply() binds defaults to the signature anew at every call: a fifth of a small gate's cost.
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    call = op._op  # an overload's own __call__ is one more call of Python
+    apply = _apply_of(function)
+    apply_eagerly = _eager_apply(function, call, kept)
 
     def forward(*args):
         # apply() has turned both off; under torch.func they belong to the levels below this one.
         torch._C._set_grad_enabled(True)
         torch._C._set_fwd_grad_enabled(True)
         try:
-            with _AutoDispatchBelowAutograd():
-                return op(*args)
+            return _below_autograd(call, args)
         finally:
             torch._C._set_grad_enabled(False)
             torch._C._set_fwd_grad_enabled(False)
@@ -56,7 +67,7 @@ def differentiable(
             forward_ad._current_level >= 0 and any(_has_tangent(t) for t in args)
         ):
             return formula(*args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if is_grad_enabled() and _any_requires_grad(*args):
             with enable_single_level_autograd_function():
                 return apply(*args)
         with _AutoDispatchBelowAutograd():
@@ -64,22 +75,89 @@ def differentiable(
 
     def run(*args):
         """The op; in plain eager mode without the dispatcher's detour through Python."""
-        if (  # compile, export, trace, torch.func and forward mode must see the op itself
-            torch.compiler.is_compiling()
-            or _are_functorch_transforms_active()
-            or forward_ad._current_level >= 0
-            or _get_tracing_state() is not None
-        ):
-            return op(*args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return apply(*args)
-        with _AutoDispatchBelowAutograd():
-            return op(*args)
+        if sees_ops():
+            return op(*args) if kept is None else op(*_with_copy(args, kept))
+        if is_grad_enabled() and _any_requires_grad(*args):
+            return apply_eagerly(*args)
+        return _below_autograd(call, args)
 
     function.forward = staticmethod(forward)  # type: ignore[method-assign]
     _library.impl(name, dispatched, "Autograd", with_keyset=True)
     torch.library.register_vmap(op, fold.rule(op, formula), lib=_library)
     return run
+
+
+def sees_ops() -> bool:
+    """Whether compile, export, trace, torch.func or forward mode must see the op itself."""
+    return (
+        is_compiling()
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _get_tracing_state() is not None
+    )
+
+
+def _apply_of(function: type[torch.autograd.Function]) -> Formula:
+    """Its apply(), which binds defaults to the signature anew at every call, without that: a fifth
+    of a small gate's cost.
+    """
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
+def _eager_apply(
+    function: type[torch.autograd.Function], call: Formula, kept: int | None
+) -> Formula:
+    """apply() of `function` for plain eager mode. What is kept is copied with no node of its own:
+    the copy is one more result, so that a second derivative finds its way through it.
+    """
+
+    def forward(*args):
+        outputs = _below_autograd(call, args)
+        copy = args[kept].clone()
+        return (*outputs, copy) if isinstance(outputs, tuple) else (outputs, copy)
+
+    def setup_context(ctx, inputs, outputs):
+        ctx.set_materialize_grads(False)
+        used = list(inputs)
+        used[kept] = outputs[-1]
+        function.setup_context(ctx, used, _of_op(outputs))
+
+    def backward(ctx, *gradients):
+        found, of_copy = function.backward(ctx, *gradients[:-1]), gradients[-1]
+        if of_copy is None:
+            return found
+        return *found[:kept], added(found[kept], of_copy), *found[kept + 1 :]
+
+    def apply_with(**methods):
+        statics = {name: staticmethod(method) for name, method in methods.items()}
+        return _apply_of(type(function)(function.__name__, (function,), statics))
+
+    if kept is None:
+        return apply_with(forward=lambda *args: _below_autograd(call, args))
+    apply = apply_with(forward=forward, setup_context=setup_context, backward=backward)
+    return lambda *args: _of_op(apply(*args))
+
+
+def _of_op(outputs: tuple[Any, ...]) -> Any:
+    """The op's results, without the copy."""
+    return outputs[0] if len(outputs) == 2 else outputs[:-1]
+
+
+def _with_copy(args: tuple[Any, ...], kept: int) -> tuple[Any, ...]:
+    p = args[kept]
+    copy = p.clone() if p.requires_grad and is_grad_enabled() else p
+    return *args[:kept], copy, *args[kept + 1 :]
+
+
+def _below_autograd(call: Formula, args: tuple[Any, ...]) -> Any:
+    """What the op's kernel returns. torch's own guard for this costs as much as a small op."""
+    if is_key_excluded(_AUTOGRAD):  # by inference mode, say
+        return call(*args)
+    set_key_excluded(_AUTOGRAD, True)
+    try:
+        return call(*args)
+    finally:
+        set_key_excluded(_AUTOGRAD, False)
 
 
 def _is_for_onnx() -> bool:
@@ -97,6 +175,7 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
     class Backward(torch.autograd.Function):
         @staticmethod
         def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)  # as plain zeros, beside DTensors
             ctx.settings = [None if isinstance(t, torch.Tensor) else t for t in inputs]
             ctx.save_for_backward(*(t if isinstance(t, torch.Tensor) else None for t in inputs))
 
@@ -114,20 +193,29 @@ def differentiable_backward(name: str, formula: Formula, fold: Fold) -> Formula:
                 return formula(*inputs)
 
             outputs, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
-            cotangents = gradients if isinstance(outputs, tuple) else gradients[0]
-            found = dict(zip(wanted, pull_back(cotangents), strict=True))
+            found = dict(zip(wanted, pull_back(_filled(gradients, outputs)), strict=True))
             return tuple(found.get(i) for i in range(len(inputs)))
 
     return differentiable(name, Backward, formula, fold)
 
 
-def saved_by(ctx, maps: int) -> list[Any]:
+def _filled(gradients, outputs):
+    """The gradients of one output or of a tuple of them, zeros for what has none."""
+    if isinstance(outputs, torch.Tensor):
+        return _filled(gradients, (outputs,))[0]
+    pairs = zip(gradients, outputs, strict=True)
+    return tuple(torch.zeros_like(y) if d is None else d for d, y in pairs)
+
+
+def saved_by(ctx, maps: int) -> Sequence[Any]:
     """What ctx saved: some maps first, which the ops take in any strides, then what they take
     contiguous. Hooks on saved tensors may bring it back otherwise.
     """
     saved = ctx.saved_tensors  # read once: a checkpoint gives them out once
-    first, others = saved[:maps], saved[maps:]
-    return [*first, *(t if t is None else t.contiguous() for t in others)]
+    for t in saved[maps:]:
+        if t is not None and not t.is_contiguous():
+            return *saved[:maps], *(t if t is None else t.contiguous() for t in saved[maps:])
+    return saved
 
 
 def added(*gradients: torch.Tensor | None) -> torch.Tensor | None:

@@ -35,5 +35,5 @@ class GamChannelGate(torch.autograd.Function):
 
 
 gam_channel_gate = differentiable(
-    "gam_channel_gate", GamChannelGate, forward, Fold(maps=(0,), parameters=(1, 2, 3, 4))
+    "gam_channel_gate", GamChannelGate, forward, Fold(maps=(0,), parameters=(1, 2, 3, 4)), kept=4
 )

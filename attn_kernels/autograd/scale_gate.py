@@ -21,9 +21,11 @@ class ScaleGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
+        if dy is None:
+            return None, None, None, None
         return scale_gate_backward(dy, *saved_by(ctx, maps=2))
 
 
 scale_gate = differentiable(
-    "scale_gate", ScaleGate, reference.scale_gate, Fold(maps=(0, 1), parameters=(2, 3))
+    "scale_gate", ScaleGate, reference.scale_gate, Fold(maps=(0, 1), parameters=(2, 3)), kept=3
 )

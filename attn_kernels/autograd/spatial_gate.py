@@ -21,7 +21,7 @@ class SpatialGate(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, weight, bias, scale, shift, residual, activation = inputs
+        x, weight, bias, scale, shift, residual, activation, *_ = inputs
         y, map, pooled = output
         ctx.set_materialize_grads(False)
         ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
@@ -46,9 +46,5 @@ class SpatialGate(torch.autograd.Function):
         return *gradients, d_residual, None
 
 
-spatial_gate = differentiable(
-    "spatial_gate",
-    SpatialGate,
-    forward,
-    Fold(maps=(0, 5), statistics=(3, 4), parameters=(1, 2), grouped=True),
-)
+FOLD = Fold(maps=(0, 5), statistics=(3, 4), parameters=(1, 2), grouped=True)
+spatial_gate = differentiable("spatial_gate", SpatialGate, forward, FOLD)

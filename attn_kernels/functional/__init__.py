@@ -18,6 +18,7 @@ from .scale_gate import scale_gate
 from .spatial_attention import spatial_attention
 from .spatial_gate import spatial_gate
 from .squeeze import squeeze
+from .squeeze_excite import squeeze_excite
 from .squeeze_gate import squeeze_gate
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "spatial_attention",
     "spatial_gate",
     "squeeze",
+    "squeeze_excite",
     "squeeze_gate",
 ]

@@ -19,8 +19,6 @@ def affine_gate(
 
     ``activation(scale * x + shift + residual)``
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         scale, shift: (N, C), (C,), or (N or 1, C, 1, 1); no shift: 0.

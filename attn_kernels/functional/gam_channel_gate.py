@@ -3,7 +3,7 @@ import torch
 from .. import autograd, ops, reference
 from ..backends import backend_for
 from ..checks import check_gam
-from .operands import as_eager, kept, laid_out_as, overridable
+from .operands import as_eager, laid_out_as, overridable
 
 
 @overridable
@@ -43,7 +43,7 @@ def gam_channel_gate(
     if backend_for("gam_channel_gate", x) == "reference":
         y = reference.gam_channel_gate(x, w1, b1, w2, b2, activation)
     else:
-        parameters = (ops.either_parameter(p, x) for p in (w1, b1, w2, kept(b2)))
+        parameters = (ops.either_parameter(p, x) for p in (w1, b1, w2, b2))
         dense = ops.dense(x)
         y, _ = autograd.gam_channel_gate(dense, *parameters, activation)
         y = laid_out_as(y, x, dense)

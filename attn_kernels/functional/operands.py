@@ -45,12 +45,8 @@ def affine_view(
 
 def coefficient(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """(C,), (N, C) or (N or 1, C, 1, 1) as the ops take it: (N, C), in the accumulate dtype."""
-    return per_channel(t).to(ops.acc_dtype(x)).expand(x.shape[:2]).contiguous()
-
-
-def kept(p: torch.Tensor) -> torch.Tensor:
-    """A copy for the backward: eager lets its user change p in place before that."""
-    return p.clone() if p.requires_grad and torch.is_grad_enabled() else p
+    t, size = per_channel(t).to(ops.acc_dtype(x)), x.shape[:2]
+    return (t if t.shape == size else t.expand(size)).contiguous()
 
 
 def laid_out_as(y: torch.Tensor, x: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@ import torch
 from .. import autograd, ops, reference
 from ..backends import backend_for
 from ..checks import check_scale_gate
-from .operands import kept, laid_out_as, overridable
+from .operands import laid_out_as, overridable
 
 
 @overridable
@@ -34,6 +34,6 @@ def scale_gate(
         x, a = x.to(dtype), a.to(dtype)
     if backend_for("scale_gate", x) == "reference":
         return reference.scale_gate(x, a, scale, shift)
-    affine = (ops.either_parameter(p, x) for p in (scale, kept(shift)))
+    affine = (ops.either_parameter(p, x) for p in (scale, shift))
     dense = ops.dense(x)
     return laid_out_as(autograd.scale_gate(dense, a, *affine), x, dense)

@@ -14,8 +14,6 @@ from .operands import overridable
 def squeeze(x: torch.Tensor, statistics: Sequence[str] = ("mean",)) -> tuple[torch.Tensor, ...]:
     """Statistics of every channel over its pixels, all of them in one read of x.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         statistics: some of "mean", "var" (biased), "max" and "min".
@@ -32,18 +30,12 @@ def squeeze(x: torch.Tensor, statistics: Sequence[str] = ("mean",)) -> tuple[tor
     check_statistics("statistics", statistics)
     if backend_for("squeeze", x) == "reference":
         return reference.squeeze(x, statistics)
-    return in_order(autograd.squeeze(ops.dense(x), bits(statistics)), statistics, x)
+    found = autograd.squeeze(ops.dense(x), bits(statistics))
+    of_names = (found[STATISTICS.index(name)] for name in statistics)
+    return tuple(t.to(x.dtype).view(*t.shape, 1, 1) for t in of_names)
 
 
 def bits(statistics: Sequence[str]) -> int:
     """The op's argument; the backward of a variance reads the mean."""
     asked = sum(1 << STATISTICS.index(name) for name in statistics)
     return asked | MEAN if asked & VAR else asked
-
-
-def in_order(
-    found: Sequence[torch.Tensor], statistics: Sequence[str], x: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """What the op found, as the public functions return it."""
-    of_names = (found[STATISTICS.index(name)] for name in statistics)
-    return tuple(t.to(x.dtype).view(*t.shape, 1, 1) for t in of_names)

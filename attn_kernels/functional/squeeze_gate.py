@@ -1,16 +1,14 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.overrides import has_torch_function
 
-from .. import autograd, ops
-from ..backends import backend_for
 from ..checks import check_epilogue, check_feature_map, check_mixed, check_statistics
 from .affine_gate import affine_gate
-from .operands import autocasts, coefficient, laid_out_as, product_dtype
-from .squeeze import bits, in_order
+from .operands import autocasts, product_dtype
 from .squeeze import squeeze as squeezed
+from .squeeze_mix_gate import Statistics, View, squeeze_mix_gate
 
 Mix = Callable[..., Any]
 
@@ -28,9 +26,9 @@ def squeeze_gate(
     ``activation(scale * x + shift + residual)``, ``scale, shift = mix(*squeeze(x, ...))``
 
     The gradient of x through the gate and through the statistics is written in one pass: there is
-    no second map to add. To `torch.fx` this is `squeeze`, the mix and `affine_gate`; on CUDA, where
-    plain PyTorch serves because there is no kernel yet, in forward mode, and after an export for
-    which x required no gradient, it is computed so, too.
+    no second map to add. To `torch.fx` this is `squeeze`, the mix and `affine_gate`; where plain
+    PyTorch serves, in forward mode, and after an export for which x required no gradient, it is
+    computed so, too.
 
     Args:
         x: (N, C, H, W).
@@ -59,22 +57,17 @@ def squeeze_gate(
     check_epilogue(residual, activation, x)
     if not callable(mix):
         raise TypeError(f"mix: expected a callable, got {type(mix).__name__}")
-    if backend_for("squeeze", x) == "reference":
-        scale, shift = mixed(mix, squeezed(x, squeeze), x)
-        return affine_gate(x, scale, shift, residual=residual, activation=activation)
-    carried = x.requires_grad and torch.is_grad_enabled()
-    squeeze_op = autograd.squeeze_carried if carried else autograd.squeeze
-    gate_op = autograd.affine_gate_carried if carried else autograd.affine_gate
-    dense = ops.dense(x)
-    found = squeeze_op(dense, bits(squeeze))
-    scale, shift = mixed(mix, in_order(found, squeeze, x), x)
-    factors = coefficient(scale, x), None if shift is None else coefficient(shift, x)
-    y = gate_op(dense, *factors, residual, activation, *found[6:])  # token, carrier, or nothing
-    return laid_out_as(y, x, dense).to(product_dtype(x, scale, shift))
+
+    def view(statistics: Statistics) -> View:
+        narrowed = (t.to(x.dtype).view(*t.shape, 1, 1) for t in statistics.values())
+        scale, shift = mixed(mix, narrowed, x)
+        return View(scale, shift, product_dtype(x, scale, shift))
+
+    return squeeze_mix_gate(x, squeeze, view, None, residual, activation)
 
 
 def mixed(
-    mix: Mix, statistics: tuple[torch.Tensor, ...], x: torch.Tensor
+    mix: Mix, statistics: Iterable[torch.Tensor], x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """scale and shift, None where mix returns none."""
     found = mix(*statistics)

@@ -14,9 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ..distributed import is_dtensor
 
 
 def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
@@ -37,8 +40,9 @@ def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
     if "forward" in own or "_conv_forward" in own:
         return "has a forward of its own"
     for p in module._parameters.values():
-        # Sharded and quantised weights have operators of their own.
-        if p is not None and type(p) is not nn.Parameter and is_traceable_wrapper_subclass(p):
+        if p is None or type(p) is nn.Parameter or is_dtensor(p):
+            continue
+        if is_traceable_wrapper_subclass(p):  # quantised: it has operators of its own
             return f"has parameters of class {type(p).__name__}"
     return "is under global hooks" if _has_any_global_hook() else None
 
@@ -49,6 +53,11 @@ def parameter(module: nn.Module, name: str) -> Any:
     """
     own = module._parameters
     return own[name] if name in own else getattr(module, name)
+
+
+def is_traced(*tensors: object) -> bool:
+    """Whether `torch.fx` passes its proxies through; to `torch.export` all are tensors."""
+    return any(isinstance(t, Proxy) for t in tensors)
 
 
 def unfused(**obstacles: str | None) -> str:

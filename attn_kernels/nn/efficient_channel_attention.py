@@ -25,6 +25,8 @@ class EfficientChannelAttention(nn.Module):
     Wang et al., ECA-Net: Efficient Channel Attention, CVPR 2020.
     """
 
+    squeeze = ("mean",)
+
     def __init__(self, channels: int | None = None, kernel_size: int | None = None) -> None:
         super().__init__()
         if channels is not None:
@@ -37,11 +39,11 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.squeeze_gate(x, self._mix)
+        return functional.squeeze_gate(x, self.mix, self.squeeze)
 
-    def _mix(self, mean: torch.Tensor) -> torch.Tensor:
-        logit = self.conv(mean.flatten(1).unsqueeze(1))
-        return torch.sigmoid(logit).transpose(1, 2).unsqueeze(3)
+    def mix(self, mean: torch.Tensor) -> torch.Tensor:
+        logit = self.conv(mean.reshape(mean.shape[0], 1, mean.shape[1]))
+        return torch.sigmoid(logit).reshape(mean.shape)
 
 
 def adaptive_kernel_size(channels: int) -> int:

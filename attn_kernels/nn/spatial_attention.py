@@ -30,23 +30,29 @@ class SpatialAttention(nn.Module):
     Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018.
     """
 
+    key = "conv1"  # of the convolution
+
     def __init__(self, kernel_size: int = 7, bias: bool = False) -> None:
         super().__init__()
         check_int("kernel_size", kernel_size)
         check_kernel_size("kernel_size", kernel_size)
         check_bool("bias", bias)
-        self.conv1 = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=bias)
+        conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.register_module(self.key, conv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv: Any = self._modules["conv1"]
+        conv: Any = self._modules[self.key]
         if conv_obstacle(conv) is None:
-            return functional.spatial_attention(
-                x, parameter(conv, "weight"), parameter(conv, "bias")
-            )
+            return functional.spatial_attention(x, *stencil(conv))
         return torch.sigmoid(conv(functional.channel_pool(x)))
 
     def extra_repr(self) -> str:
-        return unfused(conv1=conv_obstacle(self.conv1))
+        return unfused(**{self.key: conv_obstacle(self._modules[self.key])})
+
+
+def stencil(conv: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias as the functions take them."""
+    return parameter(conv, "weight"), parameter(conv, "bias")
 
 
 def conv_obstacle(conv: Any) -> str | None:

@@ -3,8 +3,7 @@ from typing import Any
 import torch
 
 from .. import functional
-from .children import parameter
-from .spatial_attention import SpatialAttention, conv_obstacle
+from .spatial_attention import SpatialAttention, conv_obstacle, stencil
 
 
 class SpatialGate(SpatialAttention):
@@ -14,7 +13,7 @@ class SpatialGate(SpatialAttention):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv: Any = self._modules["conv1"]
+        conv: Any = self._modules[self.key]
         if conv_obstacle(conv) is None:
-            return functional.spatial_gate(x, parameter(conv, "weight"), parameter(conv, "bias"))
+            return functional.spatial_gate(x, *stencil(conv))
         return x * super().forward(x)

@@ -106,10 +106,11 @@ def streaming_row(
         row
         for row in rows
         if row.architecture == machine.architecture
-        and row.load_bytes == 16
+        and (row.memory, row.load_bytes) == ("global", 16)
         and row.kernel.startswith(f"{kernel}<")
         and re.search(rf"<{BUDGET_NAMES[dtype]}\b", row.kernel)
         and (kernel != "reduce_kernel" or reduction in row.kernel)
+        and (kernel != "gate_kernel" or re.search(r"<\w+, \w+, \d, true", row.kernel))  # a map
         and re.search(r"\bfalse\b", row.kernel)
     ]
     assert found, f"no row of {kernel} for {dtype} in budgets.csv"

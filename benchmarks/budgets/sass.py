@@ -14,6 +14,7 @@ import triton
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
 REGISTER = re.compile(r"(?<![A-Z])R(\d+)(\.64)?")
+LOADS = {"global": "LDG", "shared": "LDS"}
 ENDS = ("BRA", "BRX", "EXIT", "JMP", "RET")
 LOAD_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
@@ -29,13 +30,16 @@ class Instruction:
     def name(self) -> str:
         return self.opcode.split(".")[0]
 
-    @property
-    def load_bytes(self) -> int:
-        """How much each thread loads from global memory; 0 of what is no such load."""
-        if self.name != "LDG":
+    def loads(self, memory: str) -> int:
+        """How many bytes each thread loads from "global" or "shared" memory; 0 of other things."""
+        if self.name != LOADS[memory]:
             return 0
         sizes = [LOAD_BYTES[part] for part in self.opcode.split(".")[1:] if part in LOAD_BYTES]
         return sizes[0] if sizes else 4
+
+    @property
+    def load_bytes(self) -> int:
+        return self.loads("global")
 
     @property
     def target(self) -> int | None:
@@ -150,7 +154,7 @@ def _reaching(before: list[list[int]], end: int, header: int) -> set[int]:
     return found
 
 
-def in_flight(code: list[Instruction], width: int) -> int:
+def in_flight(code: list[Instruction], width: int, memory: str = "global") -> int:
     """The most loads of `width` bytes that a thread has issued when it first needs one of them.
 
     The loop goes round twice, for loads that one round issues and the next one uses.
@@ -164,7 +168,7 @@ def in_flight(code: list[Instruction], width: int) -> int:
         if any(load & used for load in waiting):
             most = max(most, len(waiting))
             waiting = [load for load in waiting if not load & used]
-        if instruction.load_bytes == width:
+        if instruction.loads(memory) == width:
             first = min(to, default=0)
             waiting.append(set(range(first, first + max(1, width // 4))))
     return most

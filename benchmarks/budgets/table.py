@@ -1,11 +1,12 @@
 """What every CUDA kernel costs by its machine code: `python -m benchmarks.budgets [--check]`.
 
 For each kernel of csrc/cuda, as nvcc compiles it for sm_80, sm_90 and sm_100, a row per innermost
-loop that loads from global memory:
+loop that loads from global memory, or that loads 16 bytes from shared memory:
 
     registers, shared, spills   per thread; bytes per block beside what a launch adds; bytes
     loop                        their number in the kernel; 0: what is in no such loop, where
                                 there is none or it has the only loads of 16 bytes
+    memory                      which of both
     load_bytes, loads           of a thread in a round of the loop, at the loop's widest
     in_flight                   of these, how many are issued before the first is needed
     per_16_bytes                instructions of the loop for 16 bytes of these loads
@@ -34,6 +35,7 @@ class Row:
     kernel: str  # with its template's arguments
     architecture: str
     loop: int
+    memory: str
     registers: int
     shared: int
     spills: int
@@ -43,8 +45,8 @@ class Row:
     per_16_bytes: float
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        return self.kernel, self.architecture, self.loop
+    def key(self) -> tuple[str, str, str, int]:
+        return self.kernel, self.architecture, self.memory, self.loop
 
 
 def measure(
@@ -65,32 +67,40 @@ def measure(
 
 
 def rows_of(kernel: objects.Kernel, code: list[sass.Instruction]) -> list[Row]:
-    loops = [loop for loop in sass.loops(code) if any(i.load_bytes for i in loop)]
+    every = list(sass.loops(code))
+    loops = [loop for loop in every if any(i.load_bytes for i in loop)]
+    shared = [loop for loop in every if loop not in loops and widest(loop, "shared") == 16]
+    rows = numbered(kernel, loops, "global") + numbered(kernel, shared, "shared")
     if not any(i.load_bytes == 16 for loop in loops for i in loop):
         inside = {i.address for loop in loops for i in loop}
         outside = [i for i in code if i.address not in inside]
         if not loops or any(i.load_bytes == 16 for i in outside):
-            return [loop_row(kernel, 0, outside), *numbered(kernel, loops)]
-    return numbered(kernel, loops)
+            rows.append(loop_row(kernel, 0, outside, "global"))
+    return rows
 
 
-def numbered(kernel: objects.Kernel, loops: list[list[sass.Instruction]]) -> list[Row]:
-    return [loop_row(kernel, number, loop) for number, loop in enumerate(loops, 1)]
+def widest(loop: list[sass.Instruction], memory: str) -> int:
+    return max((i.loads(memory) for i in loop), default=0)
 
 
-def loop_row(kernel: objects.Kernel, number: int, loop: list[sass.Instruction]) -> Row:
-    width = max((i.load_bytes for i in loop), default=0)
-    loads = sum(i.load_bytes == width > 0 for i in loop)
+def numbered(kernel: objects.Kernel, loops: list[list[sass.Instruction]], memory: str) -> list[Row]:
+    return [loop_row(kernel, number, loop, memory) for number, loop in enumerate(loops, 1)]
+
+
+def loop_row(kernel: objects.Kernel, number: int, loop: list[sass.Instruction], memory: str) -> Row:
+    width = widest(loop, memory)
+    loads = sum(i.loads(memory) == width > 0 for i in loop)
     return Row(
         kernel=kernel.name,
         architecture=kernel.architecture,
         loop=number,
+        memory=memory,
         registers=kernel.registers,
         shared=kernel.shared,
         spills=kernel.spills,
         load_bytes=width,
         loads=loads,
-        in_flight=sass.in_flight(loop, width) if loads else 0,
+        in_flight=sass.in_flight(loop, width, memory) if loads else 0,
         per_16_bytes=round(16 * len(loop) / (width * loads), 1) if loads else 0.0,
     )
 
@@ -138,7 +148,7 @@ def differences(kept: list[Row], measured: list[Row]) -> list[str]:
     old, new = ({row.key: row for row in rows} for rows in (kept, measured))
     found = []
     for key in sorted(old.keys() | new.keys()):
-        name = "{} {} loop {}".format(*key)
+        name = "{} {} {} loop {}".format(*key)
         if key not in new:
             found.append(f"{name}: gone")
         elif key not in old:

@@ -1,5 +1,6 @@
-// How the CPU kernel of GAM's channel gate cuts up its work, by the shape alone. (The library's
-// products may still round differently with another number of threads.)
+// How the CPU kernel of GAM's channel gate cuts up its work: by the shape, and where there is
+// little of it by the number of threads. (The library's products may round differently with it
+// anyway.)
 //
 // Few channels (small weights): tiles of an image, or of several that are small, fill a part of the
 // cache, threads take whole tiles, and everything that a tile goes through happens in the cache.
@@ -66,7 +67,8 @@ class Tiling {
     // Sooner with pixels outermost: in NCHW it costs a copy to bring small images together.
     const size_t many_weights = pixels_outermost_ ? 2 << 20 : 4 << 20;  // bytes
     shared_ = element_bytes < sizeof(float) || matrices * products_ * sizeof(float) >= many_weights;
-    const int64_t wanted = wanted_columns(matrices, element_bytes);
+    const int64_t threads = shared_ ? 1 : threads_of_use();
+    const int64_t wanted = shared_out_evenly(wanted_columns(matrices, element_bytes), threads);
     const int64_t parts = (pixels_ + wanted / 2) / wanted;
     const int64_t rounding =
         pixels_outermost_ ? 1 : 16;  // where pixels are contiguous, whole vectors
@@ -83,6 +85,7 @@ class Tiling {
     tiles_per_unit_ = shared_ ? tiles()
                               : std::max((channels_ / 2 + columns - 1) / columns,
                                          (tiles() + kMostUnits - 1) / kMostUnits);
+    if (!shared_ && units() < threads) tiles_per_unit_ = std::max<int64_t>(tiles() / threads, 1);
   }
 
   int64_t tiles() const { return (images_ + batch_ - 1) / batch_ * parts_; }
@@ -155,17 +158,40 @@ class Tiling {
   }
 
  private:
+  static constexpr int64_t kFewestColumns = 48, kWorkPerThread = 1 << 20;
+
+  // What a pixel costs, about: a product of matrices and a pass over a value, in units of one
+  // multiplication. Rows of a few pixels take as long as whole vectors.
+  int64_t work_per_pixel() const {
+    constexpr int64_t kPass = 64, kVector = 16;
+    const int64_t missing = pixels_outermost_ ? 1 : std::max<int64_t>(kVector / pixels_, 1);
+    return 2 * products_ + kPass * channels_ * missing;
+  }
+
+  int64_t threads_of_use() const {
+    const int64_t most = images_ * pixels_ * work_per_pixel() / kWorkPerThread;
+    return std::clamp<int64_t>(most, 1, torch::stable::get_num_threads());
+  }
+
+  // So many columns that each thread gets as many, where a tile or two more would matter.
+  int64_t shared_out_evenly(int64_t wanted, int64_t threads) const {
+    const int64_t columns = images_ * pixels_, tiles_each = columns / (threads * wanted);
+    if (threads == 1 || tiles_each >= 4) return wanted;
+    const int64_t shares = threads * std::max<int64_t>(tiles_each, 1);
+    return std::max((columns + shares - 1) / shares, kFewestColumns);
+  }
+
   // Pixels of a tile: enough to share out where there is enough to do, not so few that calls of the
   // library or its reading of the weights cost more than the products, and what a cache holds.
   int64_t wanted_columns(int matrices, size_t element_bytes) const {
-    constexpr int64_t kTileBytes = 448 << 10, kLargeTileBytes = 4 << 20, kFewest = 48;
+    constexpr int64_t kTileBytes = 448 << 10, kLargeTileBytes = 4 << 20;
     constexpr int64_t kProductsPerCall = 1 << 20;
     const int64_t pixel_bytes = channels_ * static_cast<int64_t>(element_bytes);
-    if (shared_) return std::max(kLargeTileBytes / pixel_bytes, kFewest);
+    if (shared_) return std::max(kLargeTileBytes / pixel_bytes, kFewestColumns);
     const int64_t worth_a_call = (kProductsPerCall + products_ - 1) / products_;
     const int64_t at_least = std::max(worth_a_call, channels_ * matrices / 8);
     return std::max(std::min(std::max(images_ * pixels_ / 8, at_least), kTileBytes / pixel_bytes),
-                    kFewest);
+                    kFewestColumns);
   }
 
   // An image that is large enough is used where it lies; smaller ones are brought together.
@@ -177,11 +203,9 @@ class Tiling {
 
   template <class Fn>
   void share_out(int64_t tasks, int64_t tiles_per_task, const Fn& fn) const {
-    constexpr int64_t kProductsPerThread = 1 << 20;
     if (shared_) return fn(0, tasks);
-    const int64_t products = 2 * products_ * most_columns() * tiles_per_task;
-    torch::stable::parallel_for(0, tasks, kProductsPerThread / std::max<int64_t>(products, 1) + 1,
-                                fn);
+    const int64_t work = most_columns() * tiles_per_task * work_per_pixel();
+    torch::stable::parallel_for(0, tasks, kWorkPerThread / std::max<int64_t>(work, 1) + 1, fn);
   }
 
   int64_t images_, pixels_, channels_, products_, part_, parts_, batch_, tiles_per_unit_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "affine_gate_args.h"
+#include "excite_args.h"
 #include "spatial_args.h"
 #include "squeeze_args.h"
 #include "types.h"
@@ -106,6 +107,12 @@ struct Kernels {
   void (*squeeze_backward)(const SqueezeBackward<T>&, int64_t begin, int64_t end);
   void (*affine_gate)(const AffineGate<T>&, int64_t begin, int64_t end);
   void (*affine_gate_sums)(const AffineGateSums<T>&, int64_t begin, int64_t end);
+  void (*excite_hidden)(const Excite<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*excite_scale)(const Excite<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*excite_logit_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*excite_hidden_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*excite_mean_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
+  void (*excite_weights_backward)(const ExciteBackward<acc_t<T>>&, int64_t begin, int64_t end);
 };
 
 // Whether the processor multiplies matrices of native_t faster than those of acc_t, where the two

@@ -1,6 +1,7 @@
 // Host side shared by the ops that see a map as planes.
 #pragma once
 
+#include "../common/plane_operands.h"
 #include "launch.h"
 #include "planes.h"
 
@@ -33,10 +34,11 @@ inline Planes summing_planes(const FeatureMap& x) {
   return p;
 }
 
+constexpr int64_t kElementsPerThread = 1 << 14;
+
 // kernel(args, begin, end) over all tasks, in as many threads as the work is worth.
 template <class Args>
 void run_planes(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t kElementsPerThread = 1 << 14;
   const Planes& p = args.planes;
   const int64_t per_task = p.channels_last ? p.pixel_block * p.channel_block : p.pixels;
   torch::stable::parallel_for(0, p.tasks(), kElementsPerThread / per_task + 1,
@@ -46,9 +48,8 @@ void run_planes(void (*kernel)(const Args&, int64_t, int64_t), const Args& args)
 // An optional (n, c) coefficient of the accumulate dtype; null where it is absent.
 template <class A>
 const A* coefficient(const char* name, const std::optional<Tensor>& t, const FeatureMap& x) {
-  if (!t) return nullptr;
-  check_parameter(name, *t, x, std::array{x.n, x.c});
-  return data<A>(*t);
+  check_coefficient(name, t, x);
+  return t ? data<A>(*t) : nullptr;
 }
 
 // An optional map, laid out as x is.
@@ -60,12 +61,6 @@ inline std::optional<Tensor> optional_map(const std::optional<Tensor>& t, const 
 template <class T>
 T* optional_data(const std::optional<Tensor>& t) {
   return t ? data<T>(*t) : nullptr;
-}
-
-// An (n, c) result, or an empty one where it is not asked for.
-inline Tensor per_channel(const FeatureMap& x, ScalarType dtype, bool asked_for = true) {
-  return asked_for ? empty(x, std::array{x.n, x.c}, dtype)
-                   : empty(x, std::array<int64_t, 1>{0}, dtype);
 }
 
 }  // namespace attn_kernels

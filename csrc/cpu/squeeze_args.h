@@ -27,7 +27,7 @@ struct SqueezeBackward {
   const acc_t<T>* d_max;
   const int64_t* argmin;
   const acc_t<T>* d_min;
-  T* dx;
+  T* dx;  // may be dr
 };
 
 }  // namespace attn_kernels

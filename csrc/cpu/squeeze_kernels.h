@@ -152,7 +152,10 @@ class SqueezeChannels {
         block_(std::clamp<int64_t>(32768 / p.c, 64, 512)),
         total_(make_buffer<double>(p.channel_block)),
         moments_(p),
-        extremes_(new Extremes<A>[static_cast<size_t>(p.channel_block)]),
+        high_(make_buffer<A>(p.channel_block)),
+        low_(make_buffer<A>(p.channel_block)),
+        high_at_(make_buffer<int64_t>(p.channel_block)),
+        low_at_(make_buffer<int64_t>(p.channel_block)),
         sum_(make_buffer<A>(p.channel_block)),
         max_(make_buffer<A>(p.channel_block)),
         min_(make_buffer<A>(p.channel_block)),
@@ -162,7 +165,6 @@ class SqueezeChannels {
   void run(const T* x, const PlaneBlock& t) {
     std::fill_n(total_.get(), t.channels, 0.0);
     if constexpr (kMoments) moments_.start(t.channels);
-    if constexpr (kExtremes) std::fill_n(extremes_.get(), t.channels, Extremes<A>{});
     x += t.n * p_.pixels * p_.c + t.channel;
     for (int64_t first = 0; first < p_.pixels; first += block_) {
       const int64_t count = std::min(block_, p_.pixels - first);
@@ -170,9 +172,21 @@ class SqueezeChannels {
     }
   }
 
-  double sum(int64_t c) const { return total_[c]; }
-  double squares(int64_t c) const { return moments_.squares(c); }
-  const Extremes<A>& extremes(int64_t c) const { return extremes_[c]; }
+  // Results of the block; `share` is that of one pixel.
+  void put(const Squeeze<T>& a, const PlaneBlock& t, double share) const {
+    const int64_t to = t.n * p_.c + t.channel, channels = t.channels;
+    const auto put_each = [&](auto* result, const auto& value) {
+      if (result == nullptr) return;
+      for (int64_t c = 0; c < channels; ++c)
+        result[to + c] = static_cast<std::remove_pointer_t<decltype(result)>>(value(c));
+    };
+    put_each(a.mean, [&](int64_t c) { return total_[c] * share; });
+    put_each(a.var, [&](int64_t c) { return moments_.squares(c) * share; });
+    put_each(a.max, [&](int64_t c) { return high_[c]; });
+    put_each(a.min, [&](int64_t c) { return low_[c]; });
+    put_each(a.argmax, [&](int64_t c) { return high_at_[c]; });
+    put_each(a.argmin, [&](int64_t c) { return low_at_[c]; });
+  }
 
  private:
   void add_block(const T* x, int64_t first, int64_t count, int64_t channels) {
@@ -212,13 +226,27 @@ class SqueezeChannels {
   }
 
   void merge(const T* x, int64_t first, int64_t count, int64_t channels) {
+    merge_extremes<true>(first, channels, max_.get(), argmax_.get(), high_.get(), high_at_.get());
+    merge_extremes<false>(first, channels, min_.get(), argmin_.get(), low_.get(), low_at_.get());
     bool any_nan = false;
-    for (int64_t c = 0; c < channels; ++c) {
-      extremes_[c].max.template merge<true>(max_[c], first + argmax_[c]);
-      extremes_[c].min.template merge<false>(min_[c], first + argmin_[c]);
-      any_nan |= sum_[c] != sum_[c];
-    }
+    for (int64_t c = 0; c < channels; ++c) any_nan |= sum_[c] != sum_[c];
     if (any_nan) merge_nans(x, first, count, channels);
+  }
+
+  // Those of a block from pixel `first` on into those of the pixels before.
+  template <bool kLargest>
+  static void merge_extremes(int64_t first, int64_t channels, const A* found, const Int<A>* at,
+                             A* best, int64_t* best_at) {
+    if (first == 0) {  // as fast as a copy: small maps have no other block
+      std::copy_n(found, channels, best);
+      std::copy_n(at, channels, best_at);
+      return;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      if (!takes<kLargest>(found[c], best[c])) continue;
+      best[c] = found[c];
+      best_at[c] = first + at[c];
+    }
   }
 
   // A NaN found later takes the place of whatever else the block holds.
@@ -226,7 +254,9 @@ class SqueezeChannels {
     for (int64_t c = 0; c < channels; ++c) {
       if (sum_[c] == sum_[c]) continue;
       const int64_t nan = first_nan(x + c, count, p_.c);
-      if (nan < count) extremes_[c].merge_nan(first + nan);
+      if (nan == count || (first > 0 && high_[c] != high_[c])) continue;
+      high_[c] = low_[c] = std::numeric_limits<A>::quiet_NaN();
+      high_at_[c] = low_at_[c] = first + nan;
     }
   }
 
@@ -234,7 +264,8 @@ class SqueezeChannels {
   const int64_t block_;
   Buffer<double> total_;
   ChannelMoments<T> moments_;
-  std::unique_ptr<Extremes<A>[]> extremes_;
+  Buffer<A> high_, low_;  // the extremes so far, and their pixels
+  Buffer<int64_t> high_at_, low_at_;
   Buffer<A> sum_, max_, min_;
   Buffer<Int<A>> argmax_, argmin_;
 };
@@ -275,9 +306,25 @@ void squeeze_channels(const Squeeze<T>& a, int64_t begin, int64_t end) {
   for (int64_t task = begin; task < end; ++task) {
     const PlaneBlock t = plane_block(a.planes, task);
     found.run(a.x, t);
-    for (int64_t c = 0; c < t.channels; ++c)
-      put_statistics(a, t.n * a.planes.c + t.channel + c, share, found.sum(c), found.squares(c),
-                     found.extremes(c));
+    found.put(a, t, share);
+  }
+}
+
+// Maps of one pixel: it is all that there is, but no variance is without NaN where it is inf.
+template <class T>
+void squeeze_single_pixels(const Squeeze<T>& a, int64_t begin, int64_t end) {
+  using A = acc_t<T>;
+  for (int64_t task = begin; task < end; ++task) {
+    const PlaneBlock t = plane_block(a.planes, task);
+    const int64_t at = t.n * a.planes.c + t.channel;
+    for_each_vector<A>(t.channels, [&](int64_t c, auto lanes) {
+      const Vec<A> v = load_lanes(a.x + at + c, lanes);
+      for (A* result : {a.mean, a.max, a.min})
+        if (result != nullptr) store_lanes(result + at + c, v, lanes);
+      if (a.var != nullptr) store_lanes(a.var + at + c, v - v, lanes);
+    });
+    for (int64_t* place : {a.argmax, a.argmin})
+      if (place != nullptr) std::fill_n(place + at, t.channels, 0);
   }
 }
 
@@ -289,6 +336,7 @@ void squeeze_tasks(const Squeeze<T>& a, int64_t begin, int64_t end) {
 
 template <class T>
 void squeeze(const Squeeze<T>& a, int64_t begin, int64_t end) {
+  if (a.planes.channels_last && a.planes.pixels == 1) return squeeze_single_pixels(a, begin, end);
   const bool extremes = a.max != nullptr || a.min != nullptr;
   if (a.var != nullptr) {
     extremes ? squeeze_tasks<T, true, true>(a, begin, end)

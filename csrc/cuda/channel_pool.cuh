@@ -18,21 +18,11 @@ template <class T, class Out, bool kView>
 struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
   using Real = Acc<T>;
   using Stat = PoolStat<Real>;
-  struct Pixel {};
+  using Pixel = typename Reduction<T, Stat, kView>::Pixel;
   template <int V>
-  struct Raw {
-    Vector<T, V> x;
-  };
+  using Raw = typename Reduction<T, Stat, kView>::template Raw<V>;
 
   Out* pooled;
-
-  template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u) const {
-    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
-  }
-  __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
-  template <int V>
-  __device__ void pixels(int64_t, int64_t, Pixel (&)[V]) const {}
 
   static __device__ Stat none() { return {Real(0), Real(-INFINITY)}; }
   template <int V>
@@ -42,17 +32,11 @@ struct Pool : Reduction<T, PoolStat<Acc<T>>, kView> {
     part += value;
     stat.max = number_max(stat.max, value);
   }
-  template <int V>
-  __device__ void arrived(Raw<V>&) const {}
-  template <int V>
-  __device__ void keep(const Raw<V>&, int64_t, int) const {}
   static __device__ void close(Stat& stat, Real part) { stat.sum += part; }
 
   // number_max passes over NaN, which the sum doesn't.
-  static __device__ bool unsure(const Stat& stat, Pixel) { return stat.sum != stat.sum; }
-  static __device__ void settle(Stat& stat, Real value, int) {
-    stat.max = nan_max(stat.max, value);
-  }
+  static __device__ bool unsure(const Stat& stat) { return stat.sum != stat.sum; }
+  static __device__ void settle(Stat& stat, Real value) { stat.max = nan_max(stat.max, value); }
 
   static __device__ Stat combine(Stat a, Stat b) { return {a.sum + b.sum, nan_max(a.max, b.max)}; }
   __device__ void finish(int64_t image, int64_t pixel, Stat total) const {
@@ -72,21 +56,11 @@ template <class T, bool kView>
 struct ArgMax : Reduction<T, Candidate<Acc<T>>, kView> {
   using Real = Acc<T>;
   using Stat = Candidate<Real>;
-  struct Pixel {};
+  using Pixel = typename Reduction<T, Stat, kView>::Pixel;
   template <int V>
-  struct Raw {
-    Vector<T, V> x;
-  };
+  using Raw = typename Reduction<T, Stat, kView>::template Raw<V>;
 
   int* argmax;
-
-  template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u) const {
-    return {attn_kernels::load<V>(this->template vector<V>(this->x, at, first, u))};
-  }
-  __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
-  template <int V>
-  __device__ void pixels(int64_t, int64_t, Pixel (&)[V]) const {}
 
   __device__ Stat none() const { return {Real(-INFINITY), this->shape.c}; }
   // NaN is larger than all, and the last that comes, which has the lowest channel, wins.
@@ -96,13 +70,6 @@ struct ArgMax : Reduction<T, Candidate<Acc<T>>, kView> {
     const Real value = view(widen(raw.x.value[i]));
     if (value >= stat.value || value != value) stat = {value, channel};
   }
-  template <int V>
-  __device__ void arrived(Raw<V>&) const {}
-  template <int V>
-  __device__ void keep(const Raw<V>&, int64_t, int) const {}
-  static __device__ void close(Stat&, Real) {}
-  static __device__ bool unsure(const Stat&, Pixel) { return false; }
-  static __device__ void settle(Stat&, Real, int) {}
 
   // The larger value; NaN is larger than all; the lower channel if neither is.
   static __device__ Stat combine(Stat a, Stat b) {

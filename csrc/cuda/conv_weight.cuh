@@ -103,16 +103,13 @@ __device__ __forceinline__ void weight_item(const WeightArguments<Real>& a, int 
   Real total[kSize] = {}, total_bias = 0;
   for (unsigned index = item % blocks; index < tiles; index += blocks) {
     const StencilTile tile(a.shape, tiling, first_image + index / per_image, index % per_image);
-    const Real* mean = a.pooled + tile.image * 2 * a.shape.hw;
-    fill_window(a.shape, tile, rows, pitch, k / 2, [&](int y, int x, bool inside, int64_t q) {
-      window[y * pitch + x] = inside ? mean[q] : Real(0);
-      window[(rows + y) * pitch + x] = inside ? mean[a.shape.hw + q] : Real(0);
-    });
+    const LoadPooled<Real> pooled{a.pooled + tile.image * 2 * a.shape.hw, a.shape.hw};
+    fill_window<2>(a.shape, tile, rows, pitch, pitch, k / 2, window, pooled,
+                   AsItIs<Vector<Real, 2>>());
     const Real* from = a.d_logit + tile.image * a.shape.hw;
-    fill_window(a.shape, tile, tile.rows, tiling.columns, 0,
-                [&](int y, int x, bool inside, int64_t q) {
-                  d_logit[y * d_pitch + x] = inside ? from[q] : Real(0);
-                });
+    fill_window<1>(
+        a.shape, tile, tile.rows, tiling.columns, d_pitch, 0, d_logit,
+        [=](int64_t q) { return load<1>(from + q); }, AsItIs<Vector<Real, 1>>());
     __syncthreads();
 
     const int y = tile.top + row + ky - k / 2;  // of the window's row

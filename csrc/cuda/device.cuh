@@ -60,9 +60,11 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// The larger of both that is not NaN: one instruction, where nan_max is three.
+// The larger (the smaller) of both that is not NaN: one instruction, where nan_max is three.
 __device__ __forceinline__ float number_max(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double number_max(double a, double b) { return fmax(a, b); }
+__device__ __forceinline__ float number_min(float a, float b) { return fminf(a, b); }
+__device__ __forceinline__ double number_min(double a, double b) { return fmin(a, b); }
 
 // V neighbours in memory, moved by one instruction of up to 16 bytes.
 template <class T, int V>

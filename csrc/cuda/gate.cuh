@@ -1,6 +1,6 @@
 // The gate, for every op that ends in one: y = act(f * map + residual), f = scale * x + shift.
 // Reads x (and residual), writes y; NCHW or channels_last. map (N, 1, H, W) and scale, shift (N, C)
-// are contiguous, in Acc<T>.
+// are contiguous, in Acc<T>. Without a map shift may be null.
 #pragma once
 
 #include "stream.cuh"
@@ -27,9 +27,11 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
   const int64_t hw = a.shape.hw, channels = stream.image * a.shape.c;
   PerPixel<Real, kChannelsLast, V> map;
   PerChannel<Real, kChannelsLast, V, kSplit> scale, shift;
+  // Without a shift scale is loaded in its place: a branch between loads would keep some waiting.
+  const bool has_shift = kMap || a.shift != nullptr;
   if constexpr (kMap) map.begin(a.map + stream.image * hw, stream, hw);
   if constexpr (kView) scale.begin(a.scale + channels, stream);
-  if constexpr (kView) shift.begin(a.shift + channels, stream);
+  if constexpr (kView) shift.begin((has_shift ? a.shift : a.scale) + channels, stream);
 
   Walk<V, const T> from(a.x, stream.at, a.tiling);
   [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling);
@@ -55,7 +57,7 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         y[i] = widen(x[u].value[i]);
-        if constexpr (kView) y[i] = affine(y[i], scale(u, i), shift(u, i));
+        if constexpr (kView) y[i] = affine(y[i], scale(u, i), has_shift ? shift(u, i) : Real(0));
         if constexpr (kMap) y[i] *= map(u, i);
         if (has_residual) y[i] += widen(residual[u].value[i]);
         if (kTail && a.relu) y[i] = relu(y[i]);

@@ -76,15 +76,10 @@ struct GateGradient : Reduction<T, GateStat<Acc<T>>, kView> {
                       View<Real, kView> view, int channel) const {
     const Real value = view(widen(raw.x.value[i]));
     part += widen(raw.dr.value[i]) * value;
+    // (Where the max is NaN nothing is equal to it, and dx is NaN whatever argmax is: d_mean is.)
     if (value == max) stat.argmax = channel;
   }
   static __device__ void close(Stat& stat, Real part) { stat.d_map += part; }
-
-  // If the max is NaN, only NaN holds it: a pixel whose max is not NaN has none.
-  static __device__ bool unsure(const Stat&, Pixel max) { return max != max; }
-  static __device__ void settle(Stat& stat, Real value, int channel) {
-    if (value != value) stat.argmax = channel;
-  }
 
   static __device__ Stat combine(Stat a, Stat b) {
     return {a.d_map + b.d_map, a.argmax < b.argmax ? a.argmax : b.argmax};

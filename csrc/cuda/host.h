@@ -135,21 +135,6 @@ inline Tensor empty_planes(const FeatureMap& x, int64_t planes, ScalarType dtype
   return empty(x, std::array<int64_t, 4>{x.n, planes, x.h, x.w}, dtype);
 }
 
-// What both spatial gradients take on the way, and the gradients that both have.
-struct SpatialWorkspace {
-  Tensor d_logit, d_pooled, argmax, weights, d_weight, d_bias;
-
-  SpatialWorkspace(const FeatureMap& x, const Stencil& stencil)
-      : d_logit(empty_planes(x, 1, x.acc_dtype())),
-        d_pooled(empty_planes(x, 2, x.acc_dtype())),
-        argmax(empty_planes(x, 1, ScalarType::Int)),
-        weights(empty(x, std::array{weight_partials(shape_of(x), stencil.k, stencil.groups)},
-                      x.acc_dtype())),
-        d_weight(empty(x, std::array<int64_t, 4>{stencil.groups, 2, stencil.k, stencil.k},
-                       x.acc_dtype())),
-        d_bias(empty(x, std::array{stencil.groups}, x.acc_dtype())) {}
-};
-
 // A map shaped like x, of any strides, laid out as x is.
 inline Tensor cuda_map(const char* name, const Tensor& map, const FeatureMap& x) {
   check_device(name, map, x);
@@ -187,5 +172,75 @@ void with_dtype(const FeatureMap& x, Run run) {
                       torch::headeronly::toString(x.dtype()));
   }
 }
+
+// What the gradients of all ops with a map take, take on the way and give.
+class CudaSpatialGradient {
+ public:
+  const FeatureMap input;
+
+  CudaSpatialGradient(const Tensor& x, const Tensor& weight, const Tensor& map,
+                      const Tensor& pooled, const std::optional<Tensor>& scale,
+                      const std::optional<Tensor>& shift)
+      : input(cuda_feature_map(x)),
+        stencil_(cuda_stencil(weight, {}, input)),
+        view_(scale, shift, input),
+        launch_(x),
+        weight_(weight),
+        map_(saved_planes("map", map, 1, input)),
+        pooled_(saved_planes("pooled", pooled, 2, input)),
+        dx_(empty_like(input)),
+        d_scale_(view_.new_gradient(input)),
+        d_shift_(view_.new_gradient(input)),
+        d_logit_(empty_planes(input, 1, input.acc_dtype())),
+        d_pooled_(empty_planes(input, 2, input.acc_dtype())),
+        argmax_(empty_planes(input, 1, ScalarType::Int)),
+        weights_(new_statistics({weight_partials(shape(), stencil_.k, stencil_.groups)})),
+        d_weight_(empty(input, std::array<int64_t, 4>{stencil_.groups, 2, stencil_.k, stencil_.k},
+                        input.acc_dtype())),
+        d_bias_(new_statistics({stencil_.groups})) {}
+
+  // Calls run(launch, shape, channels_last, SpatialGradient<T>), T being of x's dtype.
+  template <class Run>
+  void operator()(Run run) const {
+    with_dtype(input, [&](auto type) {
+      using T = decltype(type);
+      using Real = Acc<T>;
+      const Tensor partial = new_partial<T>(input), tiles = view_.new_tiles<T>(input);
+      run(launch_, shape(), input.channels_last,
+          SpatialGradient<T>{in<T>(input.tensor),
+                             convolution<Real>(stencil_, weight_, {}),
+                             in<Real>(map_),
+                             in<Real>(pooled_),
+                             view_.scale<Real>(),
+                             view_.shift<Real>(),
+                             out<Real>(partial),
+                             out<Real>(weights_),
+                             out<Real>(d_logit_),
+                             out<Real>(d_pooled_),
+                             out<int>(argmax_),
+                             out<T>(dx_),
+                             out<Real>(d_weight_),
+                             out<Real>(d_bias_),
+                             {out<Real>(tiles), out<Real>(d_scale_), out<Real>(d_shift_)}});
+    });
+  }
+
+  // dx, d_weight, d_bias, d_scale, d_shift
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> results() const {
+    return {dx_, d_weight_, d_bias_, d_scale_, d_shift_};
+  }
+
+ private:
+  Shape shape() const { return shape_of(input); }
+  Tensor new_statistics(std::array<int64_t, 1> elements) const {
+    return empty(input, elements, input.acc_dtype());
+  }
+
+  Stencil stencil_;
+  CudaView view_;
+  CudaLaunch launch_;
+  Tensor weight_, map_, pooled_, dx_, d_scale_, d_shift_;
+  Tensor d_logit_, d_pooled_, argmax_, weights_, d_weight_, d_bias_;
+};
 
 }  // namespace attn_kernels

@@ -106,7 +106,8 @@ void reduce(const Launch& launch, Op of) {
   stage(launch, reduce_kernel<Op, kChannelsLast, V>);
   const Op& op = stage.arguments;
   if (op.tiling.chunks == 1) return;
-  launch(fold_kernel<Op>, ceil_div(op.shape.n * op.shape.hw, kThreads), kThreads, 0, op);
+  const int64_t tiles = ceil_div(op.shape.hw, kThreads);
+  launch(fold_kernel<Op>, op.shape.n * tiles, kThreads, 0, op, static_cast<unsigned>(tiles));
 }
 
 // x -> pooled.
@@ -143,15 +144,26 @@ struct Convolution {
   int k;
   int64_t groups;
   const Real *weight, *bias;
+
+  // That share weights: of a batch of `n`. (There is no group only in an empty batch.)
+  unsigned images(int64_t n) const {
+    return static_cast<unsigned>(n / std::max(groups, int64_t{1}));
+  }
 };
+
+// Elements of shared memory of a stencil, with windows of `in` planes and results of `out`.
+inline int64_t stencil_elements(const StencilTiling& tiling, int k, int in, int out) {
+  const int64_t parts = (tiling.parts - 1) << tiling.quad_bits;
+  return padded_taps(k) + in * window_elements(tiling, k) + out * kQuad * parts;
+}
 
 // pooled -> map.
 template <class Real>
 Stage<MapArguments<Real>> map_stage(const Shape& shape, const Convolution<Real>& conv,
                                     const Real* pooled, Real* map) {
   const StencilTiling tiling = stencil_tiling(shape, conv.k);
-  const int64_t elements = padded_taps(conv.k) + 2 * window_elements(tiling, conv.k);
-  return {{shape, tiling, conv.k, conv.groups, pooled, conv.weight, conv.bias, map},
+  const int64_t elements = stencil_elements(tiling, conv.k, 2, 1);
+  return {{shape, tiling, conv.k, conv.images(shape.n), pooled, conv.weight, conv.bias, map},
           tiling.blocks,
           tiling.threads,
           elements * static_cast<int64_t>(sizeof(Real))};
@@ -170,8 +182,8 @@ Stage<PooledGradientArguments<Real>> pooled_gradient_stage(const Shape& shape,
                                                            const Real* d_map, const Real* map,
                                                            Real* d_logit, Real* d_pooled) {
   const StencilTiling tiling = stencil_tiling(shape, conv.k);
-  const int64_t elements = padded_taps(conv.k) + window_elements(tiling, conv.k);
-  return {{shape, tiling, conv.k, conv.groups, d_map, map, conv.weight, d_logit, d_pooled},
+  const int64_t elements = stencil_elements(tiling, conv.k, 1, 2);
+  return {{shape, tiling, conv.k, conv.images(shape.n), d_map, map, conv.weight, d_logit, d_pooled},
           tiling.blocks,
           tiling.threads,
           elements * static_cast<int64_t>(sizeof(Real))};
@@ -217,8 +229,9 @@ void weight_gradient(const Launch& launch, const Shape& shape, const Convolution
          threads * sizeof(Real), static_cast<int>(rows), k, partial, d_weight, d_bias);
 }
 
-// x, map -> y. scale, shift and residual may be null.
-template <class T, class Launch>
+// x, map -> y. scale, shift and residual may be null. Without a map only shift and residual.
+// kMayHaveTail: where false there is neither residual nor ReLU.
+template <class T, bool kMap = true, bool kMayHaveTail = true, class Launch>
 void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) {
   const Layout<T> layout{
       arguments.shape, channels_last, {arguments.x, arguments.residual, arguments.y}};
@@ -229,18 +242,25 @@ void gate(const Launch& launch, bool channels_last, GateArguments<T> arguments) 
     const auto run = [&](auto kernel) {
       launch(kernel, arguments.tiling.blocks, arguments.tiling.threads(), 0, arguments);
     };
-    with_flag(arguments.residual != nullptr || arguments.relu, [&](auto tail) {
+    const auto with_tail = [&](auto tail) {
       constexpr bool kTail = decltype(tail)::value;
-      if (arguments.scale == nullptr) {
-        return run(gate_kernel<T, kChannelsLast, V, true, false, kTail, false>);
+      if constexpr (kMap) {
+        if (arguments.scale == nullptr) {
+          return run(gate_kernel<T, kChannelsLast, V, true, false, kTail, false>);
+        }
       }
       if constexpr (!kChannelsLast && V > 1) {
         if (arguments.tiling.group > 1) {
-          return run(gate_kernel<T, kChannelsLast, V, true, true, kTail, true>);
+          return run(gate_kernel<T, kChannelsLast, V, kMap, true, kTail, true>);
         }
       }
-      run(gate_kernel<T, kChannelsLast, V, true, true, kTail, false>);
-    });
+      run(gate_kernel<T, kChannelsLast, V, kMap, true, kTail, false>);
+    };
+    if constexpr (kMayHaveTail) {
+      with_flag(arguments.residual != nullptr || arguments.relu, with_tail);
+    } else {
+      with_tail(Bool<false>());
+    }
   });
 }
 
@@ -377,11 +397,14 @@ void spatial_attention(const Launch& launch, const Shape& shape, bool channels_l
   map_of_pooled(launch, shape, op.conv, static_cast<const Acc<T>*>(op.pooled), op.map);
 }
 
+// What the gradients of all ops with a map have in common.
 template <class T>
-struct SpatialAttentionBackward {
+struct SpatialGradient {
+  using Element = T;
+
   const T* x;
   Convolution<Acc<T>> conv;
-  const Acc<T>*d_map, *map, *pooled, *scale, *shift;
+  const Acc<T>*map, *pooled, *scale, *shift;
   Acc<T>*partial, *weights, *d_logit, *d_pooled;
   int* argmax;
   T* dx;
@@ -391,13 +414,13 @@ struct SpatialAttentionBackward {
 
 template <class T, class Launch>
 void spatial_attention_backward(const Launch& launch, const Shape& shape, bool channels_last,
-                                const SpatialAttentionBackward<T>& op) {
-  pooled_gradient(launch, shape, op.conv, op.d_map, op.map, op.d_logit, op.d_pooled);
+                                const SpatialGradient<T>& of, const Acc<T>* d_map) {
+  pooled_gradient(launch, shape, of.conv, d_map, of.map, of.d_logit, of.d_pooled);
   channel_pool_backward<T>(
       launch, shape, channels_last,
-      {op.x, op.d_pooled, op.scale, op.shift, op.partial, op.argmax, op.dx, op.view});
-  weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
-                          op.d_bias);
+      {of.x, of.d_pooled, of.scale, of.shift, of.partial, of.argmax, of.dx, of.view});
+  weight_gradient<Acc<T>>(launch, shape, of.conv, of.d_logit, of.pooled, of.weights, of.d_weight,
+                          of.d_bias);
 }
 
 }  // namespace attn_kernels

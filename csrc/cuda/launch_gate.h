@@ -133,14 +133,9 @@ void spatial_gate(const Launch& launch, const Shape& shape, bool channels_last,
 // dr: written where y is given, that is with a ReLU; else dy itself.
 template <class T>
 struct SpatialGateBackward {
-  const T *dy, *x, *y;
-  Convolution<Acc<T>> conv;
-  const Acc<T>*map, *pooled, *scale, *shift;
-  Acc<T>*partial, *weights, *d_logit, *d_pooled;
-  int* argmax;
-  T *dr, *dx;
-  Acc<T>*d_weight, *d_bias;
-  ViewGradients<Acc<T>> view;
+  SpatialGradient<T> gradient;
+  const T *dy, *y;
+  T* dr;
   unsigned* counters;
 };
 
@@ -148,20 +143,21 @@ struct SpatialGateBackward {
 template <class T, class Launch>
 void gate_gradient(const Launch& launch, const Shape& shape, bool channels_last,
                    const SpatialGateBackward<T>& op) {
-  with_layout<T>({shape, channels_last, {op.dy, op.x, op.y, op.dr}}, [&](auto order, auto vector) {
-    with_flag(op.scale != nullptr, [&](auto view) {
+  const SpatialGradient<T>& of = op.gradient;
+  with_layout<T>({shape, channels_last, {op.dy, of.x, op.y, op.dr}}, [&](auto order, auto vector) {
+    with_flag(of.scale != nullptr, [&](auto view) {
       with_flag(op.y != nullptr, [&](auto relu) {
         using Op = GateGradient<T, decltype(view)::value, decltype(relu)::value>;
-        auto* stats = reinterpret_cast<typename Op::Stat*>(op.partial);
+        auto* stats = reinterpret_cast<typename Op::Stat*>(of.partial);
         reduce<decltype(order)::value, decltype(vector)::value>(
-            launch, Op{{shape, {}, op.x, op.scale, op.shift, stats},
+            launch, Op{{shape, {}, of.x, of.scale, of.shift, stats},
                        op.dy,
                        op.y,
-                       op.map,
-                       op.pooled,
+                       of.map,
+                       of.pooled,
                        op.dr,
-                       op.d_logit,
-                       op.argmax});
+                       of.d_logit,
+                       of.argmax});
       });
     });
   });
@@ -171,9 +167,10 @@ void gate_gradient(const Launch& launch, const Shape& shape, bool channels_last,
 template <class T, class Launch>
 bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool channels_last,
                             const SpatialGateBackward<T>& op, InputGradientArguments<T> arguments) {
-  const bool has_view = op.scale != nullptr;
+  const SpatialGradient<T>& of = op.gradient;
+  const bool has_view = of.scale != nullptr;
   const Device device = launch.device();
-  const Layout<T> layout{shape, channels_last, {op.dy, op.x, op.y, op.dr, op.dx}};
+  const Layout<T> layout{shape, channels_last, {op.dy, of.x, op.y, op.dr, of.dx}};
   if (!can_be_ordered<T>(device, layout, has_view)) return false;
   bool ran = false;
   with_flags(channels_last, has_view, op.y != nullptr, [&](auto order, auto view, auto relu) {
@@ -182,19 +179,19 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
     using Real = Acc<T>;
     using Op = GateGradient<T, kView, decltype(relu)::value>;
     const auto first =
-        reduce_stage<kChannelsLast, V>(Op{{shape, {}, op.x, op.scale, op.shift, nullptr},
+        reduce_stage<kChannelsLast, V>(Op{{shape, {}, of.x, of.scale, of.shift, nullptr},
                                           op.dy,
                                           op.y,
-                                          op.map,
-                                          op.pooled,
+                                          of.map,
+                                          of.pooled,
                                           op.dr,
-                                          op.d_logit,
-                                          op.argmax});
+                                          of.d_logit,
+                                          of.argmax});
     // With a view x is read twice, too.
     const int64_t map_bytes = bytes_of<T>(shape), bytes = map_bytes * (kView ? 2 : 1);
     const auto stencil =
-        pooled_gradient_stage<Real>(shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
-    auto second = input_gradient_stage(kChannelsLast, V, arguments, op.view);
+        pooled_gradient_stage<Real>(shape, of.conv, nullptr, nullptr, of.d_logit, of.d_pooled);
+    auto second = input_gradient_stage(kChannelsLast, V, arguments, of.view);
     if constexpr (!kView) {
       const int64_t wanted = ceil_div(bytes_of<T>(shape), kOrderedItemBytes);
       const Tiling tiling = stream_tiling(shape, kChannelsLast, V, 0, wanted);
@@ -206,7 +203,7 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
                          by_item<PooledGradientItems<Real>>(stencil),
                          by_item<InputGradientItems<T, kChannelsLast, V, kView>>(second),
                          op.counters);
-    if (ran) sum_tiles(launch, second.arguments, op.view);
+    if (ran) sum_tiles(launch, second.arguments, of.view);
   });
   return ran;
 }
@@ -214,20 +211,21 @@ bool ordered_input_gradient(const Launch& launch, const Shape& shape, bool chann
 template <class T, class Launch>
 void spatial_gate_backward(const Launch& launch, const Shape& shape, bool channels_last,
                            const SpatialGateBackward<T>& op) {
+  const SpatialGradient<T>& of = op.gradient;
   const T* dr = op.y != nullptr ? op.dr : op.dy;
   const InputGradientArguments<T> arguments{
-      shape, {}, dr, op.x, op.map, op.d_pooled, op.argmax, op.scale, op.dx, nullptr, nullptr};
+      shape, {}, dr, of.x, of.map, of.d_pooled, of.argmax, of.scale, of.dx, nullptr, nullptr};
   bool ran = false;
   if constexpr (Launch::kOrdered && sizeof(T) < 8) {
     ran = ordered_input_gradient(launch, shape, channels_last, op, arguments);
   }
   if (!ran) {
     gate_gradient(launch, shape, channels_last, op);
-    pooled_gradient<Acc<T>>(launch, shape, op.conv, nullptr, nullptr, op.d_logit, op.d_pooled);
-    input_gradient<true, T>(launch, channels_last, arguments, op.view);
+    pooled_gradient<Acc<T>>(launch, shape, of.conv, nullptr, nullptr, of.d_logit, of.d_pooled);
+    input_gradient<true, T>(launch, channels_last, arguments, of.view);
   }
-  weight_gradient<Acc<T>>(launch, shape, op.conv, op.d_logit, op.pooled, op.weights, op.d_weight,
-                          op.d_bias);
+  weight_gradient<Acc<T>>(launch, shape, of.conv, of.d_logit, of.pooled, of.weights, of.d_weight,
+                          of.d_bias);
 }
 
 }  // namespace attn_kernels

@@ -1,18 +1,18 @@
 // What is summed or sought over the channels of each pixel: one walk over x for every such op.
 //
-// An Op holds the arguments (shape, tiling and pointers) and says
+// An Op holds the arguments (shape, tiling and pointers) and says (those in brackets if it has to)
 //   Stat, none(), combine(a, b)     what is known of a pixel; of no channel; of two sets of
-//   channels Pixel, pixel(image, pixel), pixels<V>(image, first, to)   what has to be known
-//   beforehand Raw<V>, load<V>(at, first, u, step)   a vector of everything that is read: `first` +
-//   u steps of
-//     `step` vectors from element `at` on
-//   arrived(raw)                    what can be said of a vector once it is there
+//     channels
+//   [Pixel, pixel(image, pixel), pixels<V>(image, first, to)]   what has to be known beforehand
+//   [Raw<V>, load<V>(at, first, u)] a vector of everything that is read: the u-th of the burst that
+//     begins with vector `first` from element `at` on
+//   [arrived(raw)]                  what can be said of a vector once it is there
 //   add(stat, part, pixel, raw, i, view, channel)   takes in element i of raw. What is summed goes
 //     to `part`, which begins at -0 (so the first sum is free) for each burst and ends in
 //     close(stat, part): sums of short batches lose fewer bits. Channels come in descending order.
-//   keep(raw, at, k)                writes what is to be kept of a vector
-//   unsure(stat, pixel), settle(stat, value, channel)   add() may be wrong where NaN is met, if
-//     unsure() then says so: all channels are visited once more, also in descending order.
+//   [keep(raw, at, k)]              writes what is to be kept of a vector
+//   [unsure(stat), settle(stat, value)]   add() may be wrong where NaN is met, if unsure() then
+//     says so: all channels are visited once more.
 //   finish(image, pixel, stat)      writes what is known of a pixel from all channels
 #pragma once
 
@@ -33,6 +33,26 @@ struct Reduction {
   const T* x;
   const Real *scale, *shift;  // (N, C), or null without a view
   Stat* partial;
+
+  struct Pixel {};
+  template <int V>
+  struct Raw {
+    Vector<T, V> x;
+  };
+  template <int V>
+  __device__ Raw<V> load(int64_t at, int first, int u) const {
+    return {attn_kernels::load<V>(vector<V>(x, at, first, u))};
+  }
+  __device__ Pixel pixel(int64_t, int64_t) const { return {}; }
+  template <int V>
+  __device__ void pixels(int64_t, int64_t, Pixel (&)[V]) const {}
+  template <class Vectors>
+  __device__ void arrived(Vectors&) const {}
+  template <class Vectors>
+  __device__ void keep(const Vectors&, int64_t, int) const {}
+  static __device__ void close(Stat&, Real) {}
+  static __device__ bool unsure(const Stat&) { return false; }
+  static __device__ void settle(Stat&, Real) {}
 
   // In a tensor shaped like x.
   template <int V>
@@ -126,7 +146,7 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
 
   bool unsure = false;
 #pragma unroll
-  for (int i = 0; i < V; ++i) unsure |= op.unsure(stat[i], pixel[i]);
+  for (int i = 0; i < V; ++i) unsure |= op.unsure(stat[i]);
   if (unsure) {
 #pragma unroll 1
     for (int k = count - 1; k >= 0; --k) {
@@ -134,7 +154,7 @@ __device__ __forceinline__ void reduce_planes(const Op& op, const ReduceBlock& b
       const auto view = op.view(block.image, channel + k * slots);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        op.settle(stat[i], view(widen(raw.x.value[i])), channel + k * slots);
+        op.settle(stat[i], view(widen(raw.x.value[i])));
       }
     }
   }
@@ -198,14 +218,14 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
       if (u >= left) break;
-      if (op.unsure(stat[u], pixel[u])) {
+      if (op.unsure(stat[u])) {
 #pragma unroll 1
         for (int k = count - 1; k >= 0; --k) {
           const auto raw = op.template load<V>(place(k), 0, u);
 #pragma unroll
           for (int i = V - 1; i >= 0; --i) {
             const int at_channel = channel + k * lanes * V + i;
-            op.settle(stat[u], op.view(block.image, at_channel)(widen(raw.x.value[i])), at_channel);
+            op.settle(stat[u], op.view(block.image, at_channel)(widen(raw.x.value[i])));
           }
         }
       }
@@ -213,6 +233,8 @@ __device__ __forceinline__ void reduce_pixels(const Op& op, const ReduceBlock& b
     }
   }
 }
+
+constexpr int kFoldParts = 8;  // about the root of the number of partial statistics
 
 // The block's statistics of each of its pixels, from those of its threads, in a fixed order.
 template <class Op, bool kChannelsLast, int V>
@@ -229,16 +251,28 @@ __device__ __forceinline__ void reduce_item(const Op& op, unsigned item) {
 
   const int partials = kChannelsLast ? op.tiling.lanes : op.tiling.slots;
   const int pitch = op.tiling.pitch;
-  const auto found = [&](int partial, int j) {
+  const auto found = [&](int partial, int j) -> Stat& {
     if constexpr (kChannelsLast) return shared[j * pitch + partial];
     const int e = j + elements_astray<V>(op.shape, op.tiling, partial);
     return shared[(partial * V + e % V) * pitch + e / V];
   };
-  for (int j = threadIdx.x; j < block.count; j += blockDim.x) {
-    Stat total = found(0, j);
-    for (int partial = 1; partial < partials; ++partial) {
+  const auto fold = [&](int first, int step, int end, int j) {
+    Stat total = found(first, j);
+    for (int partial = first + step; partial < end; partial += step) {
       total = Op::combine(total, found(partial, j));
     }
+    return total;
+  };
+  // Where threads abound, several share a pixel at first.
+  const int sharing = below(op.tiling.lanes * op.tiling.slots / block.count, kFoldParts);
+  const int parts = below(sharing, partials);
+  if (parts > 1) {
+    const int part = threadIdx.x / block.count, j = threadIdx.x % block.count;
+    if (part < parts) found(part, j) = fold(part, parts, partials, j);
+    __syncthreads();
+  }
+  for (int j = threadIdx.x; j < block.count; j += blockDim.x) {
+    const Stat total = fold(0, 1, parts > 1 ? parts : partials, j);
     const int64_t pixel = block.start + j;
     if (op.tiling.chunks == 1) {
       op.finish(block.image, pixel, total);
@@ -253,16 +287,27 @@ __global__ void __launch_bounds__(kThreads, 2) reduce_kernel(Op op) {
   reduce_item<Op, kChannelsLast, V>(op, blockIdx.x);
 }
 
-// Where the channels were shared out: a thread folds what the blocks found of a pixel.
+// Where the channels were shared out: a thread folds what the blocks found of a pixel, `tiles`
+// blocks those of an image.
 template <class Op>
-__global__ void __launch_bounds__(kThreads, 1) fold_kernel(Op op) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= op.shape.n * op.shape.hw) return;
-  const int64_t image = at / op.shape.hw, pixel = at % op.shape.hw;
-  const auto* partial = op.partial + image * op.tiling.chunks * op.shape.hw + pixel;
+__global__ void __launch_bounds__(kThreads, 1) fold_kernel(Op op, unsigned tiles) {
+  const int64_t image = blockIdx.x / tiles;
+  const int64_t pixel = static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x;
+  if (pixel >= op.shape.hw) return;
+  const int chunks = op.tiling.chunks;
+  const auto* partial = op.partial + image * chunks * op.shape.hw + pixel;
   typename Op::Stat total = *partial;
-  for (int chunk = 1; chunk < op.tiling.chunks; ++chunk) {
-    total = Op::combine(total, partial[chunk * op.shape.hw]);
+#pragma unroll 1
+  for (int first = 1; first < chunks; first += kBurst) {
+    typename Op::Stat found[kBurst];
+#pragma unroll
+    for (int u = 0; u < kBurst; ++u) {
+      found[u] = partial[(first + within(u, chunks - first)) * op.shape.hw];
+    }
+#pragma unroll
+    for (int u = 0; u < kBurst; ++u) {
+      if (first + u < chunks) total = Op::combine(total, found[u]);
+    }
   }
   op.finish(image, pixel, total);
 }

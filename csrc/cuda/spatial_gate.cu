@@ -40,47 +40,20 @@ std::tuple<Tensor, Tensor, Tensor> spatial_gate_cuda(const Tensor& x, const Tens
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spatial_gate_backward_cuda(
-    const Tensor& dy_any, const Tensor& x, const Tensor& weight, const Tensor& map_any,
-    const Tensor& pooled_any, const std::optional<Tensor>& scale,
-    const std::optional<Tensor>& shift, const std::optional<Tensor>& y_any) {
-  const FeatureMap input = cuda_feature_map(x);
-  const Stencil stencil = cuda_stencil(weight, {}, input);
-  const CudaView view(scale, shift, input);
-  const CudaLaunch launch(x);
-  const Tensor map = saved_planes("map", map_any, 1, input);
-  const Tensor pooled = saved_planes("pooled", pooled_any, 2, input);
+    const Tensor& dy_any, const Tensor& x, const Tensor& weight, const Tensor& map,
+    const Tensor& pooled, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
+    const std::optional<Tensor>& y_any) {
+  const CudaSpatialGradient spatial(x, weight, map, pooled, scale, shift);
+  const FeatureMap& input = spatial.input;
   const Tensor dy = cuda_map("dy", dy_any, input);
   const std::optional<Tensor> y = cuda_map("y", y_any, input);
   const Tensor dr = y ? empty_like(input) : nothing(input, input.dtype());
-  const Tensor dx = empty_like(input);
-  const SpatialWorkspace work(input, stencil);
-  const Tensor d_scale = view.new_gradient(input), d_shift = view.new_gradient(input);
-  with_dtype(input, [&](auto type) {
-    using T = decltype(type);
-    using Real = Acc<T>;
-    const Tensor partial = new_partial<T>(input), tiles = view.new_tiles<T>(input);
-    spatial_gate_backward<T>(launch, shape_of(input), input.channels_last,
-                             {in<T>(dy),
-                              in<T>(input.tensor),
-                              in<T>(y),
-                              convolution<Real>(stencil, weight, {}),
-                              in<Real>(map),
-                              in<Real>(pooled),
-                              view.scale<Real>(),
-                              view.shift<Real>(),
-                              out<Real>(partial),
-                              out<Real>(work.weights),
-                              out<Real>(work.d_logit),
-                              out<Real>(work.d_pooled),
-                              out<int>(work.argmax),
-                              y ? out<T>(dr) : nullptr,
-                              out<T>(dx),
-                              out<Real>(work.d_weight),
-                              out<Real>(work.d_bias),
-                              {out<Real>(tiles), out<Real>(d_scale), out<Real>(d_shift)},
-                              nullptr});
+  spatial([&](const CudaLaunch& launch, const Shape& shape, bool channels_last, const auto& of) {
+    using T = typename std::decay_t<decltype(of)>::Element;
+    spatial_gate_backward<T>(launch, shape, channels_last,
+                             {of, in<T>(dy), in<T>(y), y ? out<T>(dr) : nullptr, nullptr});
   });
-  return {dx, work.d_weight, work.d_bias, d_scale, d_shift, dr};
+  return std::tuple_cat(spatial.results(), std::tuple(dr));
 }
 
 }  // namespace

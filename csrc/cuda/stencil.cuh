@@ -44,29 +44,71 @@ struct StencilTile {
 
 constexpr int kFillLanes = 16;  // threads that fill a row of a window together
 
-// Calls fill(row, column, inside, q) for the window of `margin` around the tile, q being the pixel
-// of the image; column goes up to the pitch.
-template <class Fill>
+// Fills a window (planes, rows, pitch) of `margin` around the tile, `columns` wide: take(load(q),
+// q, own) says what each plane has for the image's pixel q, `own` being whether it is of the tile
+// itself; outside the image are zeros. A thread loads kBurst pixels before it takes the first.
+template <int kPlanes, class Real, class Load, class Take>
 __device__ __forceinline__ void fill_window(const Shape& shape, const StencilTile& tile, int rows,
-                                            int pitch, int margin, Fill fill) {
-  for (int row = threadIdx.x / kFillLanes; row < rows; row += blockDim.x / kFillLanes) {
-    const int y = tile.top + row - margin;
-    const int64_t start = static_cast<int64_t>(y) * shape.w + tile.left - margin;
-    for (int column = threadIdx.x % kFillLanes; column < pitch; column += kFillLanes) {
-      const int x = tile.left + column - margin;
-      fill(row, column, 0 <= y && y < shape.h && 0 <= x && x < shape.w, start + column);
+                                            int columns, int pitch, int margin, Real* window,
+                                            Load load, Take take) {
+  int row = threadIdx.x / kFillLanes, column = threadIdx.x % kFillLanes;
+  while (row < rows) {
+    decltype(load(int64_t())) raw[kBurst];
+    int cell[kBurst];
+    int64_t pixel[kBurst];
+    bool inside[kBurst], own[kBurst];
+#pragma unroll
+    for (int u = 0; u < kBurst; ++u) {
+      const int y = row - margin, x = column - margin;  // in the tile
+      const int image_y = tile.top + y, image_x = tile.left + x;
+      cell[u] = row < rows && column < columns ? row * pitch + column : -1;
+      inside[u] = 0 <= image_y && image_y < shape.h && 0 <= image_x && image_x < shape.w;
+      own[u] = 0 <= y && y < tile.rows && 0 <= x && x < tile.columns;
+      pixel[u] = inside[u] ? static_cast<int64_t>(image_y) * shape.w + image_x : 0;
+      raw[u] = load(pixel[u]);
+      column += kFillLanes;
+      if (column >= columns) {
+        column = threadIdx.x % kFillLanes;
+        row += blockDim.x / kFillLanes;
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kBurst; ++u) {
+      if (cell[u] < 0) continue;
+      Vector<Real, kPlanes> value = {};
+      if (inside[u]) value = take(raw[u], pixel[u], own[u]);
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        window[plane * rows * pitch + cell[u]] = value.value[plane];
+      }
     }
   }
 }
 
-// Weights, each row filled up to whole quads; `turned`: by half a turn, as the transpose needs
-// them.
+// Of what is in memory as the window wants it.
+template <class Raw>
+struct AsItIs {
+  __device__ Raw operator()(const Raw& raw, int64_t, bool) const { return raw; }
+};
+
+// mean and max of a pixel.
+template <class Real>
+struct LoadPooled {
+  const Real* mean;  // the image's, before its max
+  int64_t hw;
+  __device__ Vector<Real, 2> operator()(int64_t q) const { return {{mean[q], mean[hw + q]}}; }
+};
+
+// Weights (2, K, K), each row filled up to whole quads; `turned`: by half a turn, as the transpose
+// needs them.
 template <class Real>
 __device__ __forceinline__ void load_weight(const Real* weight, int k, bool turned, Real* shared) {
-  const int padded = kQuad * ((k + kQuad - 1) / kQuad);
-  for (int i = threadIdx.x; i < 2 * k * padded; i += blockDim.x) {
-    const int column = i % padded, plane = i / padded / k, t = i / padded % k * k + column;
-    if (column < k) shared[i] = weight[plane * k * k + (turned ? k * k - 1 - t : t)];
+  const int padded = kQuad * ((k + kQuad - 1) / kQuad), column = threadIdx.x % kFillLanes;
+  if (column >= k) return;
+  for (int row = threadIdx.x / kFillLanes; row < 2 * k; row += blockDim.x / kFillLanes) {
+    const int tap = row * k + column, plane = row < k ? 0 : 1;
+    const int turned_tap = (2 * plane + 1) * k * k - 1 - tap;
+    shared[row * padded + column] = weight[turned ? turned_tap : tap];
   }
 }
 
@@ -98,66 +140,98 @@ __device__ __forceinline__ void convolve_row(int k, const Real* row, const Real*
   }
 }
 
-// The quad of pixels that is a thread's.
+// A thread's quad of pixels, and which part of its taps' rows is the thread's.
 struct Quad {
-  int row, column;
+  int row, column, part;
   bool inside;
 
-  __device__ Quad(const StencilTile& tile, const StencilTiling& tiling) {
-    const int quads = tiling.columns / kQuad;
-    row = threadIdx.x / quads;
-    column = threadIdx.x % quads * kQuad;
-    inside = row < tile.rows && column < tile.columns;
+  __device__ Quad(const StencilTile& tile, const StencilTiling& tiling)
+      : part(threadIdx.x >> tiling.quad_bits) {
+    const unsigned place = threadIdx.x & ((1u << tiling.quad_bits) - 1);
+    const unsigned across = static_cast<unsigned>(tiling.columns) / kQuad;
+    row = static_cast<int>(place / across);
+    column = static_cast<int>(place % across) * kQuad;
+    inside = row < tile.rows && column < tile.columns && part < tiling.parts;
   }
 };
+
+// The sums of a quad's threads, in a fixed order, left with that of part 0.
+// shared: (parts - 1, planes, quads, kQuad).
+template <int kPlanes, class Real>
+__device__ __forceinline__ void fold_parts(const StencilTiling& tiling, const Quad& quad,
+                                           Real* shared, Real (&sums)[kPlanes][kQuad]) {
+  const auto place = [&](int part, int plane) {
+    const int quads = 1 << tiling.quad_bits, q = threadIdx.x & (quads - 1);
+    return shared + (((part - 1) * kPlanes + plane) * quads + q) * kQuad;
+  };
+  if (quad.part > 0 && quad.part < tiling.parts) {
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      Vector<Real, kQuad> found;
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i) found.value[i] = sums[plane][i];
+      *reinterpret_cast<Vector<Real, kQuad>*>(place(quad.part, plane)) = found;
+    }
+  }
+  __syncthreads();
+  if (quad.part > 0) return;
+  for (int part = 1; part < tiling.parts; ++part) {
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const auto found = load<kQuad>(place(part, plane));
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i) sums[plane][i] += found.value[i];
+    }
+  }
+}
 
 template <class Real>
 struct MapArguments {
   Shape shape;
   StencilTiling tiling;
   int k;
-  int64_t groups;
+  unsigned images;                     // that share weights
   const Real *pooled, *weight, *bias;  // bias may be null
   Real* map;
 };
 
 template <class Real>
 __device__ __forceinline__ void map_item(const MapArguments<Real>& a, unsigned item) {
-  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles);
-  const StencilTile tile(a.shape, a.tiling, item / tiles, item % tiles);
-  const int k = a.k, weights = k * kQuad * ((k + kQuad - 1) / kQuad);  // of a plane
+  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles), image = item / tiles;
+  const int k = a.k, padded = kQuad * ((k + kQuad - 1) / kQuad);
   const int rows = a.tiling.rows + k - 1, pitch = a.tiling.pitch;
-  Real* weight = dynamic_shared<Real>();  // (2, K, taps in quads)
-  Real* window = weight + 2 * weights;    // (2, rows, pitch)
-  const int64_t group = tile.image / (a.shape.n / a.groups);
+  Real* weight = dynamic_shared<Real>();    // (2, K, taps in quads)
+  Real* window = weight + 2 * k * padded;   // (2, rows, pitch)
+  Real* parts = window + 2 * rows * pitch;  // fold_parts()
+  const int64_t group = image / a.images;
 
   load_weight(a.weight + group * 2 * k * k, k, false, weight);
-  const Real* mean = a.pooled + tile.image * 2 * a.shape.hw;
-  fill_window(a.shape, tile, rows, pitch, k / 2, [&](int row, int column, bool inside, int64_t q) {
-    window[row * pitch + column] = inside ? mean[q] : Real(0);
-    window[(rows + row) * pitch + column] = inside ? mean[a.shape.hw + q] : Real(0);
-  });
+  const StencilTile tile(a.shape, a.tiling, image, item % tiles);
+  const LoadPooled<Real> pooled{a.pooled + tile.image * 2 * a.shape.hw, a.shape.hw};
+  fill_window<2>(a.shape, tile, rows, pitch, pitch, k / 2, window, pooled,
+                 AsItIs<Vector<Real, 2>>());
+  const Real bias = a.bias != nullptr ? a.bias[group] : Real(0);
   __syncthreads();
 
   const Quad quad(tile, a.tiling);
-  if (!quad.inside) return;
-  Real from_mean[1][kQuad] = {}, from_max[1][kQuad] = {};
-  with_kernel_size(k, [&](auto size) {
-    constexpr int kSize = decltype(size)::value;
-#pragma unroll
-    for (int ky = 0; ky < (kSize > 0 ? kSize : k); ++ky) {
-      const Real* row = window + (quad.row + ky) * pitch + quad.column;
-      const Real* factors = weight + ky * (weights / k);
-      convolve_row<kSize>(k, row, factors, 0, from_mean);
-      convolve_row<kSize>(k, row + rows * pitch, factors + weights, 0, from_max);
-    }
-  });
-  const Real bias = a.bias != nullptr ? a.bias[group] : Real(0);
+  Real sums[1][kQuad] = {};
+  if (quad.inside) {
+    with_kernel_size(k, [&](auto size) {
+      for (int row = quad.part; row < 2 * k; row += a.tiling.parts) {
+        const int beyond = row < k ? 0 : rows - k;  // of the window's rows, in the second plane
+        convolve_row<decltype(size)::value>(
+            k, window + (quad.row + row + beyond) * pitch + quad.column, weight + row * padded, 0,
+            sums);
+      }
+    });
+  }
+  fold_parts(a.tiling, quad, parts, sums);
+  if (!quad.inside || quad.part > 0) return;
   const int64_t first = static_cast<int64_t>(tile.top + quad.row) * a.shape.w + tile.left;
   Real* map = a.map + tile.image * a.shape.hw + first + quad.column;
 #pragma unroll
   for (int i = 0; i < kQuad; ++i) {
-    if (quad.column + i < tile.columns) map[i] = sigmoid(bias + from_mean[0][i] + from_max[0][i]);
+    if (quad.column + i < tile.columns) map[i] = sigmoid(bias + sums[0][i]);
   }
 }
 
@@ -171,7 +245,7 @@ struct PooledGradientArguments {
   Shape shape;
   StencilTiling tiling;
   int k;
-  int64_t groups;
+  unsigned images;          // that share weights
   const Real *d_map, *map;  // d_map null: d_logit is given
   const Real* weight;
   Real *d_logit, *d_pooled;
@@ -180,44 +254,50 @@ struct PooledGradientArguments {
 template <class Real>
 __device__ __forceinline__ void pooled_gradient_item(const PooledGradientArguments<Real>& a,
                                                      unsigned item) {
-  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles);
-  const StencilTile tile(a.shape, a.tiling, item / tiles, item % tiles);
-  const int k = a.k, weights = k * kQuad * ((k + kQuad - 1) / kQuad);
+  const unsigned tiles = static_cast<unsigned>(a.tiling.tiles), in_batch = item / tiles;
+  const int k = a.k, padded = kQuad * ((k + kQuad - 1) / kQuad);
   const int rows = a.tiling.rows + k - 1, pitch = a.tiling.pitch;
-  Real* weight = dynamic_shared<Real>();  // (2, K, taps in quads), turned
-  Real* window = weight + 2 * weights;    // (rows, pitch)
-  const int64_t group = tile.image / (a.shape.n / a.groups), image = tile.image * a.shape.hw;
+  Real* weight = dynamic_shared<Real>();   // (2, K, taps in quads), turned
+  Real* window = weight + 2 * k * padded;  // (rows, pitch)
+  Real* parts = window + rows * pitch;     // fold_parts()
+  const int64_t group = in_batch / a.images;
 
   load_weight(a.weight + group * 2 * k * k, k, true, weight);
-  fill_window(a.shape, tile, rows, pitch, k / 2, [&](int row, int column, bool inside, int64_t q) {
-    Real value = 0;
-    if (inside && a.d_map == nullptr) value = a.d_logit[image + q];
-    if (inside && a.d_map != nullptr)
-      value = sigmoid_backward(a.d_map[image + q], a.map[image + q]);
-    window[row * pitch + column] = value;
-  });
+  const StencilTile tile(a.shape, a.tiling, in_batch, item % tiles);
+  const int64_t image = tile.image * a.shape.hw;
+  const bool is_given = a.d_map == nullptr;
+  const Real* from = (is_given ? a.d_logit : a.d_map) + image;
+  const auto load_pixel = [&](int64_t q) -> Vector<Real, 2> {
+    return {{from[q], is_given ? Real(0) : a.map[image + q]}};
+  };
+  const auto take = [&](const Vector<Real, 2>& raw, int64_t q, bool own) -> Vector<Real, 1> {
+    if (is_given) return {{raw.value[0]}};
+    const Real d_logit = sigmoid_backward(raw.value[0], raw.value[1]);
+    if (own) a.d_logit[image + q] = d_logit;
+    return {{d_logit}};
+  };
+  fill_window<1>(a.shape, tile, rows, pitch, pitch, k / 2, window, load_pixel, take);
   __syncthreads();
 
   const Quad quad(tile, a.tiling);
-  if (!quad.inside) return;
   Real sums[2][kQuad] = {};
-  with_kernel_size(k, [&](auto size) {
-    constexpr int kSize = decltype(size)::value;
-#pragma unroll
-    for (int ky = 0; ky < (kSize > 0 ? kSize : k); ++ky) {
-      convolve_row<kSize>(k, window + (quad.row + ky) * pitch + quad.column,
-                          weight + ky * (weights / k), weights, sums);
-    }
-  });
+  if (quad.inside) {
+    with_kernel_size(k, [&](auto size) {
+      for (int row = quad.part; row < k; row += a.tiling.parts) {
+        convolve_row<decltype(size)::value>(k, window + (quad.row + row) * pitch + quad.column,
+                                            weight + row * padded, k * padded, sums);
+      }
+    });
+  }
+  fold_parts(a.tiling, quad, parts, sums);
+  if (!quad.inside || quad.part > 0) return;
   const int64_t first = static_cast<int64_t>(tile.top + quad.row) * a.shape.w + tile.left;
   const int64_t q = first + quad.column;
-  const Real* centre = window + (quad.row + k / 2) * pitch + quad.column + k / 2;
 #pragma unroll
   for (int i = 0; i < kQuad; ++i) {
     if (quad.column + i >= tile.columns) break;
     a.d_pooled[2 * image + q + i] = sums[0][i];
     a.d_pooled[2 * image + a.shape.hw + q + i] = sums[1][i];
-    if (a.d_map != nullptr) a.d_logit[image + q + i] = centre[i];
   }
 }
 

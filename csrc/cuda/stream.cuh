@@ -128,10 +128,32 @@ class PerChannel {
     }
   }
 
- private:
+ protected:
   const Value* row_;
   int split_;
   Value value_[kChannelsLast ? V : (kSplit ? 2 : 1) * kBurst];
+};
+
+// The same from rows that need not be there: then it is 0.
+template <class Value, bool kChannelsLast, int V, bool kSplit>
+class MaybePerChannel : public PerChannel<Value, kChannelsLast, V, kSplit> {
+  using Given = PerChannel<Value, kChannelsLast, V, kSplit>;
+
+ public:
+  // rows: of all images, or null; at: where the image's row begins
+  __device__ void begin(const Value* rows, int64_t at, const Stream<kChannelsLast, V>& stream) {
+    is_given_ = rows != nullptr;
+    if (is_given_) return Given::begin(rows + at, stream);
+    this->split_ = V;
+#pragma unroll
+    for (Value& value : this->value_) value = 0;
+  }
+  __device__ void fetch(const Stream<kChannelsLast, V>& stream, int u, int k) {
+    if (is_given_) Given::fetch(stream, u, k);
+  }
+
+ private:
+  bool is_given_;
 };
 
 }  // namespace attn_kernels

@@ -35,6 +35,8 @@ constexpr int64_t kWeightBlocks = 528;
 constexpr int64_t kLargestStep = (int64_t{1} << 32) - 1;
 // Vectors of a thread that are on their way at the same time (burst.cuh).
 constexpr int kBurst = 4;
+// Vectors of a thread where x is small: then all of it is on its way at once, from many threads.
+constexpr int kFewVectors = 2;
 
 // Of the machine. The order of the work depends on it (ordered.h), how it is cut does not.
 struct Device {
@@ -127,6 +129,7 @@ inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
     const auto tiles = [&] { return shape.n * ceil_div(shape.hw, pixels); };
     if (tiles() < kReduceBlocks) pixels = kBurst * slots;
     while (tiles() < kReduceBlocks && lanes * slots >= 256) pixels = kBurst * (slots /= 2);
+    if (tiles() < kReduceBlocks / 4) pixels = kFewVectors * slots;
     const int64_t channels = chunk(tiles(), int64_t{lanes} * vector, 1);
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
                          slots * shape.c / vector);
@@ -148,8 +151,9 @@ inline Tiling reduce_tiling(const Shape& shape, bool channels_last, int vector,
       std::min({kThreads / lanes, kSharedBytes / (vector * pitch * stat_bytes), int64_t{shape.c},
                 std::max(kLargestStep / shape.hw * vector, int64_t{1})});
   const int64_t step = std::max<int64_t>(slots / group, 1) * group;
-  Tiling tiling = finish_tiling(shape, static_cast<int>(lanes), static_cast<int>(step), group, tile,
-                                chunk(tiles, step, kBurst), shape.hw, step * shape.hw / vector);
+  Tiling tiling =
+      finish_tiling(shape, static_cast<int>(lanes), static_cast<int>(step), group, tile,
+                    chunk(tiles, step, kFewVectors), shape.hw, step * shape.hw / vector);
   tiling.pitch = pitch;
   return tiling;
 }
@@ -170,7 +174,7 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
     const int64_t slots = std::min<int64_t>(kThreads / lanes, ceil_div(shape.hw, kBurst));
     int64_t pixels = 4 * kBurst * slots;
     const int64_t chunks = ceil_div(shape.c, channels);
-    while (pixels > kBurst * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
+    while (pixels > kFewVectors * slots && shape.n * chunks * ceil_div(shape.hw, pixels) < wanted) {
       pixels /= 2;
     }
     return finish_tiling(shape, lanes, static_cast<int>(slots), 1, pixels, channels, shape.hw,
@@ -183,7 +187,8 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
       {int64_t{kThreads} / lanes, rows, std::max(kLargestStep / (row / vector), int64_t{1})}));
   const int64_t tile = int64_t{lanes} * vector;
   const int64_t step = int64_t{slots} * group;
-  int64_t channels = chunk_channels(shape, shape.n * ceil_div(row, tile), step, kBurst, wanted);
+  int64_t channels =
+      chunk_channels(shape, shape.n * ceil_div(row, tile), step, kFewVectors, wanted);
   if (row_bytes > 0) {
     const int64_t most = kSharedBytes / (row_bytes * (lanes + 1)) / slots * step;
     channels = std::min(channels, most);
@@ -195,6 +200,8 @@ inline Tiling stream_tiling(const Shape& shape, bool channels_last, int vector,
 // each `pitch` elements wide: taps are read in fours, also those beyond K.
 struct StencilTiling {
   int rows, columns, pitch;
+  int quad_bits;          // 2^quad_bits threads have a quad of pixels each,
+  int parts;              // in each of so many parts, which share out the taps
   int64_t across, tiles;  // tiles side by side, and of an image
   int64_t blocks;
   int threads;
@@ -213,12 +220,12 @@ inline int64_t window_elements(const StencilTiling& tiling, int k) {
 
 inline StencilTiling finish_stencil(const Shape& shape, int k, int rows, int columns) {
   const int64_t down = ceil_div(shape.h, rows), across = ceil_div(shape.w, columns);
-  return {rows,   columns,       columns + kQuad * tap_quads(k),
-          across, down * across, shape.n * down * across,
-          0};
+  return {rows,   columns,       columns + kQuad * tap_quads(k), 0, 1,
+          across, down * across, shape.n * down * across,        0};
 }
 
-// One thread for each quad of pixels, in whole warps.
+// Several threads for each quad, up to kThreads: they fill the window and go through its rows
+// quickly. These kernels are short, and what they wait for is most of their time.
 inline StencilTiling stencil_tiling(const Shape& shape, int k) {
   const int quads = static_cast<int>(even_part(ceil_div(shape.w, kQuad), 8));
   int rows = std::min(128 / quads, 64);
@@ -228,7 +235,9 @@ inline StencilTiling stencil_tiling(const Shape& shape, int k) {
   }
   rows = static_cast<int>(even_part(shape.h, rows));
   StencilTiling tiling = finish_stencil(shape, k, rows, kQuad * quads);
-  tiling.threads = static_cast<int>(ceil_div(rows * quads, 32) * 32);
+  while (1 << tiling.quad_bits < rows * quads) ++tiling.quad_bits;
+  tiling.parts = std::min(kThreads >> tiling.quad_bits, 8);
+  tiling.threads = std::max(tiling.parts << tiling.quad_bits, 32);
   return tiling;
 }
 

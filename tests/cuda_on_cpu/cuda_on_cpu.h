@@ -46,6 +46,8 @@ void __stcs(T* to, const T& value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+
 template <class T>
 T __ldcs(const T* from) {
   return *from;

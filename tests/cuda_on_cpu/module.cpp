@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "ops.h"
+#include "plane_ops.h"
 
 namespace {
 
@@ -12,11 +12,11 @@ using namespace cuda_on_cpu;
 
 std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, const Case& at,
                              const std::vector<Bytes>& input) {
-  if (dtype == "float32") return Ops<float>{at, input}.run(op);
+  if (dtype == "float32") return AllOps<float>{at, input}.run(op);
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
-  if (dtype == "float16") return Ops<__half>{at, input}.run(op);
-  if (dtype == "bfloat16") return Ops<__nv_bfloat16>{at, input}.run(op);
-  if (dtype == "float64") return Ops<double>{at, input}.run(op);
+  if (dtype == "float16") return AllOps<__half>{at, input}.run(op);
+  if (dtype == "bfloat16") return AllOps<__nv_bfloat16>{at, input}.run(op);
+  if (dtype == "float64") return AllOps<double>{at, input}.run(op);
 #endif
   throw std::runtime_error("no dtype " + dtype);
 }
@@ -76,6 +76,10 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   T* x = reinterpret_cast<T*>(aligned ? std::uintptr_t{64} : 64 + sizeof(T));
   Real* real = reinterpret_cast<Real*>(std::uintptr_t{64});
   const Real* scale = view ? real : nullptr;
+  auto* places = reinterpret_cast<std::int64_t*>(real);
+  const attn_kernels::SpatialGradient<T> gradient{
+      x,    {k, 1, real, real}, real, real, scale, scale, real, real, real, real, nullptr, x, real,
+      real, {real, real, real}};
   Geometry launches;
   const Recorder launch{&launches, machine};
   const attn_kernels::Convolution<Real> conv{k, 1, real, real};
@@ -92,15 +96,61 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   } else if (op == "spatial_gate_backward") {
     T* y = view ? x : nullptr;
     attn_kernels::spatial_gate_backward<T>(launch, shape, channels_last,
-                                           {x, x, y, conv, real, real, scale, scale, real, real,
-                                            real, real, nullptr, y, x, real, real, grads, nullptr});
+                                           {gradient, x, y, y, nullptr});
   } else if (op == "spatial_attention") {
     attn_kernels::spatial_attention<T>(launch, shape, channels_last,
                                        {x, conv, scale, scale, real, real, real});
   } else if (op == "spatial_attention_backward") {
-    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last,
-                                                {x, conv, real, real, real, scale, scale, real,
-                                                 real, real, real, nullptr, x, real, real, grads});
+    attn_kernels::spatial_attention_backward<T>(launch, shape, channels_last, gradient, real);
+  } else if (op == "squeeze") {
+    attn_kernels::squeeze<T>(launch, shape, channels_last, x, real,
+                             {real, real, view ? real : nullptr, nullptr, places, nullptr});
+  } else if (op == "squeeze_backward") {
+    attn_kernels::squeeze_gradient<T>(
+        launch, channels_last,
+        {shape, {}, x, x, real, scale, real, {view ? places : nullptr, real}, {}, x});
+  } else if (op == "affine_gate") {
+    attn_kernels::gate<T, false>(launch, channels_last,
+                                 {shape, {}, x, nullptr, real, scale, view ? x : nullptr, x, view});
+  } else if (op == "squeeze_excite") {
+    const int r = shape.c / 16 + 1;
+    attn_kernels::squeeze_excite<T>(
+        launch, shape, channels_last,
+        {x,
+         {shape.n, shape.c, r, 0, 0, {}, {}, {}, real, real, real, real, real, real, real},
+         real,
+         x});
+  } else if (op == "squeeze_excite_backward") {
+    const int r = shape.c / 16 + 1;
+    attn_kernels::squeeze_excite_backward<T>(launch, shape, channels_last,
+                                             {x,
+                                              x,
+                                              {shape.n,
+                                               shape.c,
+                                               r,
+                                               {},
+                                               {},
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               nullptr,
+                                               0,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real,
+                                               real},
+                                              nullptr,
+                                              real,
+                                              real,
+                                              x});
+  } else if (op == "affine_gate_sums") {
+    T* y = view ? x : nullptr;
+    attn_kernels::affine_gate_sums<T>(launch, shape, channels_last,
+                                      {x, x, y, nullptr, real, real, y});
   }
   return launches;
 }

@@ -187,13 +187,14 @@ struct Ops {
       return std::vector<Bytes>{dx.bytes(), d_weight.bytes(), d_bias.bytes(), view.d_scale.bytes(),
                                 view.d_shift.bytes()};
     };
+    const attn_kernels::SpatialGradient<T> gradient{
+        x.data(),      conv,         map.data(),      pooled.data(),  scale.data(),
+        shift.data(),  stats.data(), weights.data(),  d_logit.data(), d_pooled.data(),
+        argmax.data(), dx.data(),    d_weight.data(), d_bias.data(),  view.pointers()};
     if (!gate) {
       auto d_map = in("d_map", 0);
-      attn_kernels::spatial_attention_backward<T>(
-          at.launch, at.shape, at.channels_last,
-          {x.data(), conv, d_map.data(), map.data(), pooled.data(), scale.data(), shift.data(),
-           stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(), dx.data(),
-           d_weight.data(), d_bias.data(), view.pointers()});
+      attn_kernels::spatial_attention_backward<T>(at.launch, at.shape, at.channels_last, gradient,
+                                                  d_map.data());
       return results();
     }
     auto dy = in<T>("dy", 0), y = in<T>("y", 7);
@@ -201,10 +202,7 @@ struct Ops {
     auto counters = this->counters();
     attn_kernels::spatial_gate_backward<T>(
         at.launch, at.shape, at.channels_last,
-        {dy.data(), x.data(), y.data(), conv, map.data(), pooled.data(), scale.data(), shift.data(),
-         stats.data(), weights.data(), d_logit.data(), d_pooled.data(), argmax.data(),
-         y.given ? dr.data() : nullptr, dx.data(), d_weight.data(), d_bias.data(), view.pointers(),
-         counters.data()});
+        {gradient, dy.data(), y.data(), y.given ? dr.data() : nullptr, counters.data()});
     auto all = results();
     counters.bytes();
     all.push_back(dr.bytes());

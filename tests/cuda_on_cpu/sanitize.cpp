@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdio>
 
-#include "ops.h"
+#include "plane_ops.h"
 
 namespace {
 
@@ -28,7 +28,7 @@ void run_all(const Case& at) {
   const Bytes planes = random_tensor<Real>(2 * pixels), plane = random_tensor<Real>(pixels);
   const Bytes scale = random_tensor<Real>(at.shape.n * at.shape.c);
   const auto run = [&](const char* op, const std::vector<Bytes>& input) {
-    Ops<T>{at, input}.run(op);
+    AllOps<T>(at, input).run(op);
   };
   run("channel_pool", {x, none, none});
   run("channel_pool_backward", {planes, x, none, none});
@@ -38,6 +38,40 @@ void run_all(const Case& at) {
   run("spatial_gate_backward", {dy, x, weight, plane, planes, none, none, none});
   run("spatial_gate_backward", {dy, x, weight, plane, planes, scale, scale, dy});
   run("spatial_attention_backward", {plane, x, weight, plane, planes, none, none});
+}
+
+template <class Value>
+Bytes bytes_of(const std::vector<Value>& values) {
+  return Bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(Value));
+}
+
+// Those that see x as planes, of which each has an extreme in its first and its last pixel; with R
+// hidden units.
+template <class T>
+void run_planes(const Case& at, std::int64_t r) {
+  using Real = Acc<T>;
+  const std::int64_t planes = at.shape.n * at.shape.c, elements = planes * at.shape.hw;
+  const Bytes x = random_tensor<T>(elements), dy = random_tensor<T>(elements), none;
+  const Bytes scale = random_tensor<Real>(planes), hidden = random_tensor<Real>(at.shape.n * r);
+  const Bytes w = random_tensor<Real>(at.shape.c * r), b = random_tensor<Real>(r);
+  const Bytes silu_and_sigmoid = bytes_of<std::int64_t>({2, 0});
+  const auto places = [&](std::int64_t pixel) {
+    return bytes_of(std::vector<std::int64_t>(planes, pixel));
+  };
+  const auto run = [&](const char* op, const std::vector<Bytes>& input) {
+    AllOps<T>(at, input).run(op);
+  };
+  for (const std::int64_t statistics : {1, 3, 12, 15}) {
+    run("squeeze", {x, bytes_of<std::int64_t>({statistics})});
+  }
+  run("affine_gate", {x, scale, none, none});
+  run("affine_gate", {x, scale, scale, dy});
+  run("affine_gate_sums", {dy, x, none});
+  run("affine_gate_sums", {dy, x, dy});
+  const Bytes first = places(0), last = places(at.shape.hw - 1);
+  run("squeeze_backward", {dy, x, scale, scale, scale, first, scale, last, scale});
+  run("squeeze_excite", {x, w, b, w, none, silu_and_sigmoid});
+  run("squeeze_excite_backward", {dy, x, w, w, scale, scale, hidden, silu_and_sigmoid});
 }
 
 // Two tiles for one block of the weight gradient, which loops over them.
@@ -67,7 +101,16 @@ void run_ordered() {
 int main() {
   run_ordered();
   run_weight_gradient_in_one_block();
+  run_planes<float>({Shape(1, 130, 1, 1), false},
+                    130);  // more hidden units than a block takes at once
   for (const bool channels_last : {false, true}) {
+    run_planes<float>({Shape(2, 4, 5, 7), channels_last}, 2);
+    run_planes<float>({Shape(1, 2, 50, 84), channels_last}, 1);  // in parts
+#if !defined(__SANITIZE_THREAD__)
+    run_planes<__half>({Shape(2, 8, 5, 7), channels_last}, 1);
+    run_planes<__half>({Shape(1, 4, 3, 3), channels_last, 0, 1}, 3);
+    run_planes<double>({Shape(1, 3, 15, 15), channels_last}, 2);
+#endif
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
     run_all<float>({Shape(1, 8, 4, 6), channels_last, 3});
 #if !defined(__SANITIZE_THREAD__)  // Races depend on neither the dtype nor K.

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from . import cpu, python, triton_ops
+from . import cpu, fuse, python, triton_ops
 from .mutation import Mutation
 from .tree import ROOT, TREE, Spoilt, build
 
@@ -62,7 +62,7 @@ def verdict(mutation: Mutation) -> str:
 
 def main(words: list[str]) -> None:
     console = Console()
-    every = cpu.MUTATIONS + python.MUTATIONS + triton_ops.MUTATIONS
+    every = cpu.MUTATIONS + python.MUTATIONS + fuse.MUTATIONS + triton_ops.MUTATIONS
     chosen = [m for m in every if not words or any(word in m.name for word in words)]
     with console.status("building ..."):
         build()

@@ -9,11 +9,16 @@ CHANNELS_LAST = "csrc/cpu/layout_channels_last.h"
 SPATIAL, STENCIL = "csrc/cpu/spatial_kernels.h", "csrc/cpu/stencil.h"
 FEATURE_MAP, OPERANDS = "csrc/common/feature_map.h", "csrc/common/spatial_operands.h"
 ARITHMETIC = "csrc/common/spatial_gate.h"
+SQUEEZE, AFFINE_GATE = "csrc/cpu/squeeze_kernels.h", "csrc/cpu/affine_gate_kernels.h"
+EXCITE = "csrc/common/excite.h"
 
 ROUNDING = "tests/test_gam_rounding.py::"
 SUMS = "tests/test_gate_sums.py::"
 LAYOUTS = "tests/test_spatial_layouts.py::"
 VIEW = "tests/test_spatial_view.py::"
+TEST_SQUEEZE, TEST_AFFINE_GATE = "tests/test_squeeze.py::", "tests/test_affine_gate.py::"
+TEST_EXCITE = "tests/test_squeeze_excite.py::"
+EVERY_RESULT = TEST_EXCITE + "test_every_result"
 
 MUTATIONS = [
     Mutation(
@@ -160,5 +165,103 @@ MUTATIONS = [
         "unit < <<units / groups * (g + 1)>>;",
         "units",
         VIEW + "test_every_result[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "squeeze: ties go to the last pixel of a lane",
+        SQUEEZE,
+        "argmax = <<v > max>> ? at : argmax;",
+        "v >= max",
+        TEST_SQUEEZE + "test_ties_go_to_the_first_pixel[(2, 37, 6, 9)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "squeeze: blocks' means do not spread",
+        "csrc/common/squeeze.h",
+        "sum * sum * one + <<delta * delta * before * share>>;",
+        "0 * before",
+        TEST_SQUEEZE + "test_a_large_mean_costs_no_digits[from 0-nchw]",
+    ),
+    Mutation(
+        "squeeze: pixels of a later block count from its start",
+        SQUEEZE,
+        "best_at[c] = <<first + at[c]>>;",
+        "at[c]",
+        TEST_SQUEEZE + "test_accuracy[(2, 5, 120, 121)-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "squeeze: the variance of one infinite pixel is 0",
+        SQUEEZE,
+        "store_lanes(a.var + at + c, <<v - v>>, lanes);",
+        "Vec<A>{}",
+        TEST_SQUEEZE + "test_single_pixels_that_are_not_finite[torch.float32]",
+    ),
+    Mutation(
+        "squeeze: a pixel that holds both extremes gets one gradient",
+        "csrc/cpu/squeeze_backward_kernels.h",
+        "a_.d_max[nc] + <<(min_at == max_at ? a_.d_min[nc] : A(0))>>);",
+        "A(0)",
+        TEST_SQUEEZE + "test_one_pixel_is_both_extremes[nchw]",
+    ),
+    Mutation(
+        "affine_gate: the scale for the shift",
+        AFFINE_GATE,
+        "auto y = affine(load_lanes(a.x + at, lanes), k[0], <<k[1]>>, VectorFma{});",
+        "k[0]",
+        TEST_AFFINE_GATE + "test_accuracy[(2, 3, 5, 7)-nchw-torch.float32]",
+    ),
+    Mutation(
+        "affine_gate: d_shift sums what d_scale does",
+        AFFINE_GATE,
+        "d_shift[c] += <<shift_[c]>>;",
+        "scale_[c]",
+        TEST_AFFINE_GATE + "test_sums[(2, 3, 5, 7)-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "affine_gate: the last group of pixels again and again",
+        AFFINE_GATE,
+        "add_group<group>(from + <<pixel * p_.c>>, t.channels);",
+        "0 * pixel",
+        TEST_AFFINE_GATE + "test_sums[(2, 3, 5, 7)-channels_last-torch.float32]",
+    ),
+    Mutation(
+        "excite: SiLU's slope is its sigmoid",
+        EXCITE,
+        "return d_active * <<(s * (1 + hidden * (1 - s)))>>;",
+        "s",
+        EVERY_RESULT + "[(2, 3, 5, 7)-silu-sigmoid-nchw-torch.float32]",
+    ),
+    Mutation(
+        "excite: the open hard sigmoid has a slope",
+        EXCITE,
+        "return <<scale < 1 ? within : T{}>>;",
+        "within",
+        TEST_EXCITE + "test_a_shut_gate_passes_no_gradient",
+    ),
+    Mutation(
+        "excite: the first image's hidden units for all",
+        "csrc/cpu/excite_kernels.h",
+        "store_lanes(a.active + <<n * a.r>> + unit,",
+        "0 * n",
+        EVERY_RESULT + "[(2, 1100, 5, 5)-relu-sigmoid-nchw-torch.float32]",
+    ),
+    Mutation(
+        "excite: biases' gradients sum neighbours instead of images",
+        "csrc/cpu/excite_kernels.h",
+        "sum += factors[<<i * units>>];",
+        "i",
+        EVERY_RESULT + "[(2, 3, 5, 7)-relu-sigmoid-nchw-torch.float32]",
+    ),
+    Mutation(
+        "squeeze_excite: the mean's gradient is not shared out",
+        "csrc/cpu/squeeze_excite.cpp",
+        "<<A(1) / static_cast<A>(x.h * x.w)>>,",
+        "A(1)",
+        EVERY_RESULT + "[(2, 3, 5, 7)-relu-sigmoid-nchw-torch.float32]",
+    ),
+    Mutation(
+        "squeeze_excite: image by image, each is the first",
+        "csrc/cpu/squeeze_excite.cpp",
+        "const auto own = of_image(excite, <<image>>);\n      run_image(k.squeeze,",
+        "0 * image",
+        TEST_EXCITE + "test_an_image_is_the_same_in_any_batch",
     ),
 ]

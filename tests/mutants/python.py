@@ -13,6 +13,9 @@ ARGUMENTS = "tests/test_spatial_arguments.py::"
 CHILDREN = "tests/test_children.py::"
 WHOLE_GAM = "tests/test_gam_attention.py::"
 MODULES = "tests/test_modules.py::"
+TAIL = "tests/test_tail.py::"
+EXCITE, CHANNEL = "tests/test_squeeze_excite.py::", "tests/test_channel_gates.py::"
+DTENSOR = "tests/test_dtensor.py::test_in_two_processes"
 
 OPERATORS = [
     Mutation(
@@ -46,9 +49,9 @@ OPERATORS = [
     ),
     Mutation(
         "b2 is not kept for the backward",
-        "attn_kernels/functional/gam_channel_gate.py",
-        "(w1, b1, w2, <<kept(b2)>>))",
-        "b2",
+        DIFFERENTIABLE,
+        "copy = args[kept]<<.clone()>>",
+        "",
         "tests/test_gam_channel_gate.py::test_biases_may_change_before_the_backward[4-identity]",
     ),
     Mutation(
@@ -113,8 +116,8 @@ DERIVATIVES = [
     Mutation(
         "saved tensors in other strides",
         DIFFERENTIABLE,
-        "(<<t if t is None else t.contiguous()>> for t in others)",
-        "t",
+        "if <<t is not None and not t.is_contiguous()>>:",
+        "False",
         GAM + "test_saved_tensors_in_other_strides[cpu]",
     ),
     Mutation(
@@ -241,4 +244,146 @@ CHANGED_CHILDREN = [
     ),
 ]
 
-MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN
+TAILS = [
+    Mutation(
+        "the maximum under a negative scale is the maximum's",
+        NN + "tail.py",
+        "torch.where(<<a > 0>>, found",
+        "a == a",
+        TAIL + "test_as_eager[batch norm-CBAM]",
+    ),
+    Mutation(
+        "batch norm from its images: the variance between them is left out",
+        NN + "batch_norm.py",
+        'of_images["var"].mean(0)<< + between>>',
+        "",
+        TAIL + "test_as_eager[batch norm-None]",
+    ),
+    Mutation(
+        "the channels of z are not looked at",
+        NN + "tail.py",
+        "if norm is not None and <<norm.num_features != z.shape[1]>>:",
+        "False",
+        TAIL + "test_bad_input[z: expected 6 channels \\(as norm\\), got 4]",
+    ),
+    Mutation(
+        "a derived gate is taken for its base",
+        NN + "tail.py",
+        "return <<obstacle(gate, kind.cls) or >>kind.obstacle(gate)",
+        "",
+        TAIL + "test_a_gate_that_is_derived",
+    ),
+    Mutation(
+        "the spatial gate gives its gradient to x and to the token",
+        AUTOGRAD + "carried.py",
+        "return <<None>>, *others, dx, None",
+        "dx",
+        "tests/test_cbam.py::TestCBAM::test_gradcheck[cpu]",
+    ),
+    Mutation(
+        "the last pass writes on what a second derivative needs",
+        AUTOGRAD + "squeeze.py",
+        '== "cpu"\n<<        and not torch.is_grad_enabled()\n>>',
+        "",
+        TAIL + "test_second_derivatives[CBAM]",
+    ),
+]
+
+CHANNEL_GATES = [
+    Mutation(
+        "squeeze_excite: a second derivative ends at the statistics",
+        AUTOGRAD + "squeeze_excite.py",
+        "if any(<<d is not None>> for d in d_statistics):",
+        "False",
+        EXCITE + "TestSqueezeExcite::test_gradgradcheck[cpu]",
+    ),
+    Mutation(
+        "squeeze_excite: gradients of biases that are not there",
+        AUTOGRAD + "squeeze_excite.py",
+        "has_b1, has_b2 = <<ctx.biases>>",
+        "True, True",
+        EXCITE + "test_only_what_is_asked_for[1]",
+    ),
+    Mutation(
+        "squeeze_excite: autocast does not widen",
+        "attn_kernels/functional/squeeze_excite.py",
+        "return <<as_eager(y, x)>>",
+        "y.to(torch.bfloat16)",
+        EXCITE + "TestSqueezeExcite::test_autocast_gives_eagers_dtypes[cpu-torch.float32]",
+    ),
+    Mutation(
+        "squeeze_excite: weights of another order",
+        CHECKS,
+        'check_operand("w2", w2, <<(channels, hidden, 1, 1)>>, x)',
+        "w2.shape",
+        EXCITE + "test_bad_input",
+    ),
+    Mutation(
+        "SqueezeExcite reads layers with hooks",
+        NN + "squeeze_excite.py",
+        "if <<layers_obstacles(fc1, fc2) == PLAIN>>:",
+        "True",
+        CHILDREN + "test_any_child[SqueezeExcite-fc1-forward hook]",
+    ),
+    Mutation(
+        "SqueezeExcite takes groups for none",
+        NN + "squeeze_excite.py",
+        "if <<geometry != POINTWISE or>> (weight",
+        "",
+        CHILDREN + "test_replaced[pointwise stride-SqueezeExcite-fc1]",
+    ),
+    Mutation(
+        "ChannelAttention: the mean for the maximum",
+        NN + "channel_attention.py",
+        "torch.cat([mean, <<max>>])",
+        "mean",
+        CHANNEL + "test_as_eager[cpu-nchw-torch.float32-CBAM's map]",
+    ),
+    Mutation(
+        "GSoP: no mean is taken off",
+        NN + "gsop.py",
+        "<<deviations @ deviations.mT>> /",
+        "pixels @ pixels.mT",
+        CHANNEL + "test_gsop_of_a_large_mean",
+    ),
+]
+
+AT_SCALE = [
+    Mutation(
+        "a parameter's gradient over some images is taken for the whole of it",
+        "attn_kernels/distributed.py",
+        "[<<Partial()>> if result.name in sums",
+        "Replicate()",
+        DTENSOR + "[check_modules]",
+    ),
+    Mutation(
+        "sets of weights are given to parts of a batch",
+        "attn_kernels/distributed.py",
+        "if <<weight is not None and weight.shape[0] > 1>>:",
+        "False",
+        DTENSOR + "[check_sets_of_weights]",
+    ),
+    Mutation(
+        "plain zeros beside DTensors",
+        DIFFERENTIABLE,
+        "ctx.set_materialize_grads(<<False>>)  # as plain zeros",
+        "True",
+        DTENSOR + "[check_second_derivatives]",
+    ),
+    Mutation(
+        "a DTensor with plain operands is not refused",
+        CHECKS,
+        "is_dtensor(t) <<!= is_dtensor(x)>>:",
+        "and not is_dtensor(x)",
+        DTENSOR + "[check_refusals]",
+    ),
+    Mutation(
+        "attention_maps leaves its model in evaluation mode",
+        "attn_kernels/maps.py",
+        "            module.training = <<mode>>\n",
+        "False",
+        "tests/test_attention_maps.py::test_maps_by_path_in_the_order_of_the_calls",
+    ),
+]
+
+MUTATIONS = OPERATORS + DERIVATIVES + CHANGED_CHILDREN + TAILS + CHANNEL_GATES + AT_SCALE

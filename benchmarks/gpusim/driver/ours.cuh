@@ -24,15 +24,16 @@ void ours(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
 template <class T>
 void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
   const attn_kernels::Shape shape = shape_of(s);
-  attn_kernels::SpatialGateBackward<T> op = {};
-  op.dy = t.dy, op.x = t.x;
-  op.conv = {kKernel, 1, t.weight, t.bias};
-  op.map = t.map, op.pooled = t.pooled;
-  op.partial = on_device<float>(attn_kernels::reduce_partials<T>(shape, s.channels_last));
-  op.weights = on_device<float>(attn_kernels::weight_partials(shape, kKernel, 1));
-  op.d_logit = t.d_logit, op.d_pooled = t.d_pooled;
-  op.argmax = on_device<int>(s.pixels());
-  op.dx = t.dx, op.d_weight = t.d_weight, op.d_bias = t.d_bias;
-  op.counters = on_device<unsigned>(attn_kernels::ordered_counters(shape));
-  attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last, op);
+  attn_kernels::SpatialGradient<T> of = {};
+  of.x = t.x;
+  of.conv = {kKernel, 1, t.weight, t.bias};
+  of.map = t.map, of.pooled = t.pooled;
+  of.partial = on_device<float>(attn_kernels::reduce_partials<T>(shape, s.channels_last));
+  of.weights = on_device<float>(attn_kernels::weight_partials(shape, kKernel, 1));
+  of.d_logit = t.d_logit, of.d_pooled = t.d_pooled;
+  of.argmax = on_device<int>(s.pixels());
+  of.dx = t.dx, of.d_weight = t.d_weight, of.d_bias = t.d_bias;
+  unsigned* counters = on_device<unsigned>(attn_kernels::ordered_counters(shape));
+  attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last,
+                                         {of, t.dy, nullptr, nullptr, counters});
 }

@@ -15,6 +15,7 @@
 #define ATTN_VECTOR_BYTES 32
 #include "../affine_gate_kernels.h"
 #include "../channel_pool_kernels.h"
+#include "../excite_kernels.h"
 #include "../gam_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"

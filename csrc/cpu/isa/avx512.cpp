@@ -17,6 +17,7 @@
 #define ATTN_VECTOR_BYTES 64
 #include "../affine_gate_kernels.h"
 #include "../channel_pool_kernels.h"
+#include "../excite_kernels.h"
 #include "../gam_kernels.h"
 #include "../scale_gate_kernels.h"
 #include "../spatial_kernels.h"

@@ -10,13 +10,25 @@ constexpr GamPasses<T, G> kGamPasses = {
 
 template <class T>
 constexpr Kernels<T> kTable = {
-    spatial_forward<T>,         spatial_backward<T>,
-    weight_backward<acc_t<T>>,  channel_pool<T>,
-    channel_pool_backward<T>,   kGamPasses<T, acc_t<T>>,
-    kGamPasses<T, native_t<T>>, scale_gate<T>,
-    scale_gate_backward<T>,     squeeze<T>,
-    squeeze_backward<T>,        affine_gate<T>,
+    spatial_forward<T>,
+    spatial_backward<T>,
+    weight_backward<acc_t<T>>,
+    channel_pool<T>,
+    channel_pool_backward<T>,
+    kGamPasses<T, acc_t<T>>,
+    kGamPasses<T, native_t<T>>,
+    scale_gate<T>,
+    scale_gate_backward<T>,
+    squeeze<T>,
+    squeeze_backward<T>,
+    affine_gate<T>,
     affine_gate_sums<T>,
+    excite_hidden<acc_t<T>>,
+    excite_scale<acc_t<T>>,
+    excite_logit_backward<acc_t<T>>,
+    excite_hidden_backward<acc_t<T>>,
+    excite_mean_backward<acc_t<T>>,
+    excite_weights_backward<acc_t<T>>,
 };
 
 extern const Kernels<float> float_kernels = kTable<float>;

@@ -1,0 +1,217 @@
+"""From a module to the program that computes it on our ops."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from . import graph as g
+from .function import Function
+from .patterns import CHANNEL, PATTERNS, SPATIAL
+from .probe import Shapes, find_shapes, own_randomness, specimen
+from .rewritten import Program
+from .site import Match, Rewriting, Site
+from .trace import NotFusedError, is_opaque, required_arguments, traced
+
+
+@dataclass(frozen=True)
+class Found:
+    """A program for a module, the gates in it, the reasons why other products of it were left, and
+    what to prove it with.
+    """
+
+    program: Program
+    gates: list[Match]
+    left: list[str]
+    specimen: nn.Module
+    shapes: Shapes
+
+    def is_one(self, kind: str) -> bool:
+        return [gate.what.startswith(kind) for gate in self.gates] == [True] and not self.left
+
+
+@dataclass
+class Search:
+    """What came of one graph: the gates that were written, the products that were left and why."""
+
+    rewriting: Rewriting
+    shapes: Shapes
+    first_max: bool
+    gates: dict[fx.Node, Match] = field(default_factory=dict)
+    left: dict[fx.Node, str] = field(default_factory=dict)
+    nothing: set[fx.Node] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Writes one gate after another, in the graph's order: one may take in an earlier one."""
+        while (site_and_match := self.next()) is not None:
+            _, match = site_and_match
+            if match.joins is not None:
+                del self.gates[match.joins]
+            self.gates[match.write(self.rewriting)] = match
+
+    def next(self) -> tuple[Site, Match] | None:
+        runs = values_of(self.rewriting, self.shapes)
+        for x, product, factor in pairs(self.rewriting.graph, runs[0]):
+            if product in self.gates or product in self.nothing:
+                continue
+            site = Site(self.rewriting.root, runs, product, x, factor)
+            try:
+                match = self.match(site)
+            except NotFusedError as reason:
+                self.left.setdefault(product, str(reason))
+                continue
+            if match is not None:
+                self.left.pop(product, None)
+                return site, match
+        return None
+
+    def match(self, site: Site) -> Match | None:
+        patterns = PATTERNS if len(site.shape) == 4 else ()
+        match = next(filter(None, (pattern(site) for pattern in patterns)), None)
+        if match is None:
+            if _narrows(site):
+                raise NotFusedError("a gate of a kind that is not known")
+            return None
+        if match.spreads and not self.first_max:
+            raise NotFusedError("divides the gradient of equal maxima among them: see first_max")
+        if g.is_call(site.product, g.IN_PLACE) and _overwrites(site):
+            raise NotFusedError("multiplies in place a map that is used elsewhere, too")
+        return match
+
+
+def _narrows(site: Site) -> bool:
+    """Whether the factor follows from something smaller than the map, which was computed for it."""
+    own = g.made_from(site.factor) - g.made_from(site.x)
+    computed = (site.value(n) for n in own if n.op not in ("placeholder", "get_attr"))
+    size = site.shape.numel()
+    return any(isinstance(v, torch.Tensor) and v.numel() < size for v in computed)
+
+
+def _overwrites(site: Site) -> bool:
+    """Whether somebody else can see that a product in place has changed its operand."""
+    after = list(site.x.graph.nodes)
+    after = after[after.index(site.product) :]
+    return site.x.op == "placeholder" or any(user in after[1:] for user in site.x.users)
+
+
+def multiplies(graph: fx.Graph) -> bool:
+    """Whether two things are multiplied that follow from the same input."""
+    for product in g.products(graph):
+        a, b = (g.made_from(operand) for operand in g.operands(product))
+        if any(node.op == "placeholder" for node in a & b):
+            return True
+    return False
+
+
+def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
+    """Children that are a channel gate and, called on nothing but its result, a spatial gate."""
+    found: set[str] = set()
+    calls = {n: n.target for n in graph.nodes if n.op == "call_module" and n.target in children}
+    for node, path in calls.items():
+        then = calls.get(next(iter(node.users))) if len(node.users) == 1 else None
+        if then is not None and children[path].is_one(CHANNEL) and children[then].is_one(SPATIAL):
+            found |= {path, then}
+    return found
+
+
+def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> Found | None:
+    """A program for the module, None if it has no gate; raises `NotFusedError` with the reason.
+
+    `children` are those that are gates themselves, by their paths.
+    """
+    graph = traced(module)
+    joined = joinable(graph, children)
+    if not joined and not multiplies(graph):
+        return None
+    with own_randomness():
+        double = specimen(module)
+        inputs = len(required_arguments(type(module).forward))
+        if inputs == 0:
+            return None
+        shapes = find_shapes(double, inputs)
+        graph, through = expanded(double, shapes, joined)
+        in_evaluation, called = str(graph), _called(graph)
+        search = Search(Rewriting(graph, double), shapes, first_max)
+        search.run()
+        if search.gates and str(traced(double.train(), through)) != in_evaluation:
+            raise NotFusedError("computes one thing in training and another in evaluation")
+    left = list(dict.fromkeys(search.left.values()))
+    if not search.gates:
+        if left:
+            raise NotFusedError(left[0])
+        return None
+    rewriting = search.rewriting
+    still = _called(graph).union(*map(_called, rewriting.mixes.values()))
+    read = sorted((called | set(through)) - still)
+    mixes = {node: Function.of(mix) for node, mix in rewriting.mixes.items()}
+    program = Program(
+        forward=Function.of(graph),
+        mixes=tuple(mixes.values()),
+        inputs=inputs,
+        read=tuple((path, type(double.get_submodule(path))) for path in read),
+        square=shapes.square,
+    )
+    return Found(program, list(search.gates.values()), left, double, shapes)
+
+
+def _called(graph: fx.Graph) -> set[str]:
+    """Children that are called, or given to a function that asks them itself."""
+    return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+
+
+def expanded(root: nn.Module, shapes: Shapes, joined: set[str]) -> tuple[fx.Graph, tuple[str, ...]]:
+    """The graph, traced through children to join and those that make a factor out of a map."""
+    root.eval()
+    through = dict.fromkeys(sorted(joined))
+    while True:
+        graph = traced(root, through)
+        run = values_of(Rewriting(graph, root), shapes)[0]
+        more = [
+            str(node.target)
+            for x, _, factor in pairs(graph, run)
+            for node in g.between(x, factor)
+            if node.op == "call_module" and _reads_a_map(node, run, root)
+        ]
+        if not more:
+            return graph, tuple(through)
+        through |= dict.fromkeys(more)
+
+
+def _reads_a_map(node: fx.Node, run: g.Values, root: nn.Module) -> bool:
+    """Whether a child that is no plain layer sees pixels; one that mixes statistics does not."""
+    if is_opaque(g.layer(node, root)):
+        return False
+    return any(
+        isinstance(run[n], torch.Tensor) and run[n].dim() > 2 and run[n].shape[2:].numel() > 1
+        for n in node.all_input_nodes
+    )
+
+
+def pairs(graph: fx.Graph, run: g.Values) -> list[tuple[fx.Node, fx.Node, fx.Node]]:
+    """(x, product, factor) of every product of a map, both ways round."""
+    found = []
+    for product in g.products(graph):
+        for x, factor in (g.operands(product), g.operands(product)[::-1]):
+            value, other = run[x], run[factor]
+            both = isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor)
+            if both and value.dim() > 3 and value.shape == run[product].shape and x is not factor:
+                found.append((x, product, factor))
+    return found
+
+
+def values_of(rewriting: Rewriting, shapes: Shapes) -> tuple[g.Values, g.Values]:
+    """What every node is for random input of either size."""
+    root, nodes = rewriting.root, list(rewriting.graph.nodes)
+    mixes: g.Values = {
+        node: functools.partial(Function.of(graph).call, root)
+        for node, graph in rewriting.mixes.items()
+    }
+    maps = [n for n in nodes if n.op == "placeholder" and n not in mixes]
+    with torch.no_grad():
+        runs = (mixes | dict(zip(maps, shapes.random(which), strict=True)) for which in (0, 1))
+        first, second = (g.run(nodes, root, values) for values in runs)
+    return first, second

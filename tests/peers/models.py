@@ -1,0 +1,61 @@
+"""The models that people use, made with random weights, and the gates that `fuse` finds in each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torchvision
+from segmentation_models_pytorch import Unet
+from torch import nn
+from ultralytics.nn.modules import CBAM
+
+MEAN = "channel gate by mean"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model, what is fused in it, and in how many modules something is left, by a kind not known.
+
+    `first_max`: its code says amax.
+    """
+
+    make: Callable[[], nn.Module]
+    gates: dict[str, int]
+    left: int = 0
+    first_max: bool = False
+    shape: tuple[int, ...] = (4, 3, 64, 64)
+
+
+def of_timm(name: str, **options) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, **options)
+
+
+def of_torchvision(name: str) -> Callable[[], nn.Module]:
+    return lambda: torchvision.models.get_model(name, weights=None)
+
+
+def with_gate(name: str) -> Callable[[], nn.Module]:
+    return of_timm("resnet18", block_args={"attn_layer": name})
+
+
+PEERS = {
+    "timm seresnet50": Peer(of_timm("seresnet50"), {MEAN: 16}),
+    "timm efficientnet_b0": Peer(of_timm("efficientnet_b0"), {MEAN: 16}),
+    "timm mobilenetv3_large_100": Peer(of_timm("mobilenetv3_large_100"), {MEAN: 8}),
+    "timm regnety_008": Peer(of_timm("regnety_008"), {MEAN: 14}),
+    "timm ecaresnet50d": Peer(of_timm("ecaresnet50d"), {MEAN: 16}),
+    "timm skresnet18": Peer(of_timm("skresnet18"), {}, left=8),
+    "timm resnest14d": Peer(of_timm("resnest14d"), {}, left=4),
+    "timm cbam": Peer(with_gate("cbam"), {"CBAM": 8}, first_max=True),
+    "timm coord": Peer(with_gate("coord"), {}, left=8),
+    "timm rexnet_100": Peer(of_timm("rexnet_100"), {MEAN: 13}),
+    "torchvision efficientnet_b0": Peer(of_torchvision("efficientnet_b0"), {MEAN: 16}),
+    "torchvision mobilenet_v3_small": Peer(of_torchvision("mobilenet_v3_small"), {MEAN: 9}),
+    "torchvision regnet_y_400mf": Peer(of_torchvision("regnet_y_400mf"), {MEAN: 16}),
+    "smp scse": Peer(
+        lambda: Unet("resnet18", encoder_weights=None, decoder_attention_type="scse"),
+        {MEAN: 10},
+        left=10,
+    ),
+    "ultralytics CBAM": Peer(lambda: CBAM(64), {"CBAM": 1}, shape=(4, 64, 15, 17)),
+}
