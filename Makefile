@@ -76,7 +76,7 @@ wheel: $(WHEEL_VENV)/packages $(VENV)/nvcc
 	rm -rf build/wheel dist
 	$(WHEEL_BIN)/python -m build --no-isolation --outdir build/wheel . >>$(LOG) 2>&1 \
 		|| $(call FAIL,attn-kernels: the wheel could not be built; see $(LOG))
-	PATH="$(abspath $(WHEEL_BIN)):$$PATH" $(WHEEL_BIN)/auditwheel repair --wheel-dir dist $(PYTORCH:%=--exclude %) build/wheel/*.whl
+	PATH="$(abspath $(WHEEL_BIN)):$$PATH" $(WHEEL_BIN)/auditwheel repair --strip --wheel-dir dist $(PYTORCH:%=--exclude %) build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist
 	$(WHEEL_BIN)/abi3audit --strict dist/*.whl
 	@ls -l dist
