@@ -38,7 +38,9 @@ def fuse(
 
     Found today, whatever the code around them: gates per channel by means, variances, maxima and
     minima of whole maps, with any layers between (SE, ECA, cSE, CBAM's channel half), spatial
-    attention (both orders of its pools, batch norm or none), CBAM, and both gates of GAM.
+    attention (both orders of its pools, batch norm or none), CBAM, both gates of GAM, scSE, BAM,
+    coordinate attention, other gates by one or two factors that broadcast, shuffle attention,
+    SimAM; and tails: batch norm, gate, addition and ReLU, with a gate, a norm or both.
 
     state_dict, hooks, isinstance, deepcopy, pickle, DistributedDataParallel and torch.compile go on
     as before. A module that is not fused is left as it is, and the report says why.
