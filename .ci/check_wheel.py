@@ -1,7 +1,7 @@
 """Installs the wheel beside several versions of PyTorch, and tries it there: `make wheel-check`.
 
-Each environment is made anew under build/wheel-environments: about 6 GB for a CUDA build of PyTorch,
-none of which needs a GPU.
+Each environment is made anew under build/wheel-environments: about 6 GB for a CUDA build of
+PyTorch, none of which needs a GPU.
 """
 
 import argparse

@@ -473,6 +473,16 @@ def test_what_is_added_has_another_dtype_or_shape():
     torch.testing.assert_close(tail(x, norm, residual=x[:1]), norm(x) + x[:1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
+def test_logits_by_large_values_keep_their_digits(factor):
+    module = pasted.SimAM(e_lambda=1e-9)
+    ours, x = fused_copy(module), map_() * factor
+    truth, plain, found = (
+        m(t).double() for m, t in ((module, x), (module, x.float()), (ours, x.float()))
+    )
+    assert (found - truth).norm() <= 3 * (plain - truth).norm()
+
+
 def test_in_a_row_only_what_belongs_together_is_joined():
     model = nn.Sequential(
         pasted.SELinear(C), pasted.ECA(C), pasted.OfficialSpatialGate(), pasted.SELinear(C)
