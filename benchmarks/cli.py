@@ -59,7 +59,7 @@ def parser() -> Parser:
     add("--ncu", action="store_true", help="measure bytes moved instead of time (CUDA, ncu)")
     network = result.add_argument_group("whole networks")
     add = network.add_argument
-    add("--model", help=f"comma list of {', '.join(models.NAMES)}: time training steps of these")
+    add("--model", help=f"comma list of {', '.join(models.NAMES)}, timm:NAME: time steps of these")
     add("--batch", type=int, default=models.DEFAULT_BATCH, help="images (default %(default)s)")
     add("--size", type=int, default=models.DEFAULT_SIZE, help="pixels a side (default %(default)s)")
     return result
@@ -172,7 +172,7 @@ def measure_ops(options: argparse.Namespace, device: str, console: Console):
 
 
 def measure_networks(options: argparse.Namespace, device: str, console: Console):
-    names = cases.parse_names("--model", options.model, models.NAMES)
+    names = models.network_names(options.model)
     dtypes = cases.parse_names("--dtype", options.dtype or "float32", cases.DTYPES)
     shape = models.image_shape(options.batch, options.size)
     return models.prepare(names, dtypes, shape, device, options.seconds, console)

@@ -1,8 +1,9 @@
 """Whole networks: a training step with our gates and with eager ones, as they are and under
 torch.compile, on ImageNet-shaped noise.
 
-The networks are those of examples/networks.py. Before it is timed, the network with our gates is
-held against the eager one in float64: logits, and the gradients of all parameters taken together.
+The networks are those of examples/networks.py, and timm's (`timm:NAME`, random weights), whose
+gates and tails `fuse` fuses. Before it is timed, the network with our gates is held against the
+eager one in float64: logits, and the gradients of all parameters taken together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from rich.console import Console
 import attn_kernels as ak
 
 from . import memory, timing
-from .cases import DTYPES, shape_text
+from .cases import DTYPES, parse_names, shape_text, words
 from .check import complaint, relative_error
 from .errors import InputError
 from .results import Row, Writer
@@ -31,12 +33,24 @@ NAMES = (
     *("vgg16-spatial", "resnet18-cbam-spatial", "resnet50-gam"),
     *("resnet18-cbam", "resnet50-cbam", "resnet50-se"),
 )
+TIMM = "timm:"
 CLASSES = 1000
 DEFAULT_BATCH, DEFAULT_SIZE = 4, 224
 MINIMUM_SIZE = 32  # five times halved
 CHECK_IMAGES = 2
 CHECK_FACTOR, CHECK_ROUNDINGS = 3, 64
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def network_names(text: str) -> list[str]:
+    """`a,timm:b` -> names, each once, all of them there."""
+    of_timm = [name for name in words(text) if name.startswith(TIMM)]
+    if of_timm and importlib.util.find_spec("timm") is None:
+        raise InputError(f"--model: {of_timm[0]} needs timm: `pip install timm`")
+    for name in of_timm:
+        if not importlib.import_module("timm").is_model(name.removeprefix(TIMM)):
+            raise InputError(f"--model: timm has no {name.removeprefix(TIMM)!r}")
+    return parse_names("--model", text, (*NAMES, *of_timm))
 
 
 def image_shape(batch: int, size: int) -> tuple[int, ...]:
@@ -56,7 +70,7 @@ def prepare(
     console: Console,
 ) -> Callable[[Writer], None]:
     """What measures the networks, once it is sure that they are there."""
-    build = builder()
+    build = None if all(name.startswith(TIMM) for name in names) else builder()
 
     def measure(writer: Writer) -> None:
         for name in names:
@@ -65,6 +79,21 @@ def prepare(
                     measure_network(build, name, dtype, shape, device, seconds, writer)
 
     return measure
+
+
+def both(build, name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The network with our gates and the eager one, from the same weights."""
+    if name.startswith(TIMM):
+        create = importlib.import_module("timm").create_model
+        eager = create(name.removeprefix(TIMM), num_classes=CLASSES)
+        ours = copy.deepcopy(eager)
+        if ak.fuse(ours, first_max=True).fused == 0:
+            raise InputError(f"--model: there is nothing to fuse in {name}")
+        return ours, eager
+    eager = build(name, gates="eager", num_classes=CLASSES)
+    ours = build(name, gates="fused", num_classes=CLASSES)
+    ours.load_state_dict(eager.state_dict())
+    return ours, eager
 
 
 def builder() -> Callable[..., torch.nn.Module]:
@@ -85,12 +114,10 @@ def measure_network(
     seconds: float,
     writer: Writer,
 ) -> None:
-    """Both networks from the same weights, and both compiled; a row for each."""
+    """Both networks, and both compiled; a row for each."""
     images, labels = batch_of(shape, device)
     ours_name = f"ours-{ak.available_backends()[0]}"
-    eager = build(name, gates="eager", num_classes=CLASSES).to(device)
-    ours = build(name, gates="fused", num_classes=CLASSES).to(device)
-    ours.load_state_dict(eager.state_dict())
+    ours, eager = (network.to(device) for network in both(build, name))
     networks = {
         ours_name: ours,
         "eager": eager,

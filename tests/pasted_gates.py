@@ -228,6 +228,58 @@ class BlockWithCBAM(nn.Module):
         return self.relu(out)
 
 
+class BasicBlock(nn.Module):
+    """A block of a ResNet: one ReLU for all, what is added changes size, perhaps a gate."""
+
+    def __init__(self, planes, se=None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.se = se
+        self.downsample = nn.Sequential(nn.Conv2d(planes, planes, 1), nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.se is not None:
+            out = self.se(out)
+        out += self.downsample(x)
+        return self.relu(out)
+
+
+class DropPath(nn.Module):
+    """As timm's: nothing at 0."""
+
+    def __init__(self, p=0.0):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        if self.p == 0.0 or not self.training:
+            return x
+        keep = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.p)
+        return x * keep.div_(1 - self.p)
+
+
+class InvertedResidual(nn.Module):
+    """As in MobileNets: layers in a Sequential, and no activation at the end."""
+
+    def __init__(self, channels, p=0.0):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Sequential(nn.Conv2d(channels, 24, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU6()),
+            nn.Conv2d(24, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.drop_path = DropPath(p)
+
+    def forward(self, x):
+        return x + self.drop_path(self.conv(x))
+
+
 class AmaxCBAM(nn.Module):
     """As timm's: amax, which divides the gradient of equal maxima, and a bias."""
 
@@ -317,6 +369,45 @@ class SCSE(nn.Module):
         return x * self.cSE(x) + x * self.sSE(x)
 
 
+class OneProductSCSE(SCSE):
+    """The sum first, then one product."""
+
+    def forward(self, x):
+        return x * (self.sSE(x) + self.cSE(x))
+
+
+class ChannelSE(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.excite = nn.Conv2d(channels // 2, channels, 1, bias=False)
+
+    def forward(self, u):
+        z = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(u, 1))))
+        return u * torch.sigmoid(z).expand_as(u)
+
+
+class SpatialSE(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 1, 1, bias=False)
+
+    def forward(self, u):
+        return u * torch.sigmoid(self.conv(u))
+
+
+class OfficialSCSE(nn.Module):
+    """Two gates whose results are added."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.cse = ChannelSE(channels)
+        self.sse = SpatialSE(channels)
+
+    def forward(self, u):
+        return self.cse(u) + self.sse(u)
+
+
 class BAM(nn.Module):
     def __init__(self, channels, reduction=4, dilation=4):
         super().__init__()
@@ -389,6 +480,35 @@ class ShuffleAttention(nn.Module):
         xs = x_1 * self.sigmoid(self.sweight * self.gn(x_1) + self.sbias)
         out = torch.cat([xn, xs], dim=1).reshape(b, 2, -1, h, w)
         return out.permute(0, 2, 1, 3, 4).reshape(b, -1, h, w)
+
+
+class SimAM(nn.Module):
+    def __init__(self, channels=None, e_lambda=1e-4):
+        super().__init__()
+        self.activaton = nn.Sigmoid()
+        self.e_lambda = e_lambda
+
+    def forward(self, x):
+        _, _, h, w = x.size()
+        n = w * h - 1
+        x_minus_mu_square = (x - x.mean(dim=[2, 3], keepdim=True)).pow(2)
+        y = (
+            x_minus_mu_square
+            / (4 * (x_minus_mu_square.sum(dim=[2, 3], keepdim=True) / n + self.e_lambda))
+            + 0.5
+        )
+        return x * self.activaton(y)
+
+
+class RowGate(nn.Module):
+    """A gate per row, by a tanh."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.conv(x.mean(3))).unsqueeze(3) * x
 
 
 class AFF(nn.Module):

@@ -1,11 +1,14 @@
 """The benchmarks themselves: what is measured, refused, written and shown. Nothing here times."""
 
 import dataclasses
+import importlib.machinery
 import math
 import sys
+import types
 from pathlib import Path
 
 import pandas
+import pasted_gates
 import pytest
 import torch
 
@@ -376,6 +379,7 @@ def test_a_results_file_can_be_shown_and_compared(tmp_path, capsys, monkeypatch)
         (["--show", "{folder}/words.csv"], "holds something else than numbers"),
         (["--out", "{folder}/broken.csv/out"], "--out: cannot write to"),
         (["--model", "alexnet"], "--model: 'alexnet' is unknown"),
+        (["--model", "timm:seresnet50"], "--model: timm:seresnet50 needs timm: `pip install timm`"),
         (["--model", "vgg16-spatial", "--batch", "0"], "--batch: expected at least 1"),
         (["--model", "vgg16-spatial", "--size", "8"], "--size: expected at least 32"),
         (["--ncu", "--shapes", "tiny"], "--ncu: needs a CUDA device"),
@@ -463,6 +467,43 @@ def test_a_network_is_measured_with_both_gates(tmp_path, capsys, monkeypatch):
     assert (frame["shape"] == "2x3x32x32").all()
     assert (frame["peak_bytes"] > 0).all()
     assert "images/s" in capsys.readouterr().out
+
+
+class Timm(types.ModuleType):
+    """Stands in for timm: one network with a gate that is pasted, one without."""
+
+    def __init__(self):
+        super().__init__("timm")
+        self.__spec__ = importlib.machinery.ModuleSpec("timm", None)
+
+    def is_model(self, name):
+        return name in ("gated", "plain")
+
+    def create_model(self, name, num_classes):
+        network = small_network(name, "eager", num_classes)
+        network[1] = pasted_gates.SELinear(8) if name == "gated" else torch.nn.ReLU()
+        return network
+
+
+def test_a_network_of_timm_is_measured_fused_and_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", Timm())
+    monkeypatch.setattr(models, "compiled", lambda net: torch.compile(net, backend="aot_eager"))
+    arguments = ("--batch", "2", "--size", "32", "--seconds", "1e-3")
+    assert bench(tmp_path, "--model", "timm:gated", *arguments) == 0
+    frame = results.read(tmp_path / "results.csv")
+    ours = f"ours-{ak.available_backends()[0]}"
+    assert list(frame["provider"]) == [ours, "eager", "compile", f"{ours}-compile"]
+    assert (frame["op"] == "timm:gated").all()
+    assert (frame["status"] == "ok").all(), frame["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"), [("plain", "nothing to fuse"), ("alexnet", "timm has no 'alexnet'")]
+)
+def test_a_network_of_timm_that_cannot_be_measured(tmp_path, monkeypatch, capsys, name, complaint):
+    monkeypatch.setitem(sys.modules, "timm", Timm())
+    assert bench(tmp_path, "--model", f"timm:{name}", "--batch", "2", "--size", "32") == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_a_wrong_network_gets_no_time(tmp_path, monkeypatch):

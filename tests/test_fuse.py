@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import attn_kernels as ak
+from attn_kernels.fusion import runtime
 from attn_kernels.fusion.rewritten import rewritten_of
 
 C = 16
 MEAN, BOTH = "channel gate by mean", "channel gate by mean and max"
+NORM, END = "batch norm", "addition + ReLU"
 # What is found in each; amax needs the user's word.
 GATES = {
     "SELinear": (lambda: pasted.SELinear(C), [MEAN]),
@@ -30,13 +32,31 @@ GATES = {
     "ChannelGate": (lambda: pasted.ChannelGate(C), [BOTH]),
     "ChannelGate, mean": (lambda: pasted.ChannelGate(C, pool_types=("avg",)), [MEAN]),
     "StatisticsGate": (lambda: pasted.StatisticsGate(C), ["channel gate by var and max and min"]),
-    "SCSE": (lambda: pasted.SCSE(C), [MEAN]),
+    "SCSE": (lambda: pasted.SCSE(C), ["scSE"]),
+    "OneProductSCSE": (lambda: pasted.OneProductSCSE(C), ["scSE"]),
+    "OfficialSCSE": (lambda: pasted.OfficialSCSE(C), ["scSE"]),
+    "SpatialSE": (lambda: pasted.SpatialSE(C), ["gate by a map"]),
+    "BAM": (lambda: pasted.BAM(C), ["BAM"]),
+    "CoordAtt": (lambda: pasted.CoordAtt(C), ["coordinate gate"]),
     "OfficialSpatialGate": (pasted.OfficialSpatialGate, ["spatial gate"]),
     "LightSpatial": (pasted.LightSpatial, ["channel pool of a spatial gate"]),
     "OfficialCBAM": (lambda: pasted.OfficialCBAM(C), ["CBAM"]),
-    "BlockWithCBAM": (lambda: pasted.BlockWithCBAM(C), ["CBAM"]),
+    "BlockWithCBAM": (lambda: pasted.BlockWithCBAM(C), [f"{NORM} + CBAM + {END}"]),
+    "BasicBlock": (lambda: pasted.BasicBlock(C), [f"{NORM} + {END}"]),
+    "BasicBlock, SE": (
+        lambda: pasted.BasicBlock(C, pasted.SELinear(C)),
+        [f"{NORM} + {MEAN} + {END}"],
+    ),
+    "BasicBlock, CBAM": (
+        lambda: pasted.BasicBlock(C, pasted.OfficialCBAM(C)),
+        [f"{NORM} + CBAM + {END}"],
+    ),
+    "BasicBlock, scSE": (lambda: pasted.BasicBlock(C, pasted.SCSE(C)), [f"scSE + {END}"]),
+    "InvertedResidual": (lambda: pasted.InvertedResidual(C), [f"{NORM} + addition"]),
     "AmaxCBAM": (lambda: pasted.AmaxCBAM(C), ["CBAM"]),
-    "ShuffleAttention": (lambda: pasted.ShuffleAttention(C), [MEAN]),  # its first half
+    "ShuffleAttention": (lambda: pasted.ShuffleAttention(C), ["shuffle attention"]),
+    "SimAM": (pasted.SimAM, ["SimAM"]),
+    "RowGate": (lambda: pasted.RowGate(C), ["gate by a map"]),
     "GAM": (lambda: pasted.GAM(C), ["GAM channel gate", "gate by a normalised map"]),
 }
 
@@ -251,6 +271,8 @@ class Odd(nn.Module):
     def __init__(self, function):
         super().__init__()
         self.fc = nn.Conv2d(C, C, 1)
+        self.norm = nn.BatchNorm2d(C)
+        self.drop = PathDropped()
         self.function = function
 
     def forward(self, x):
@@ -259,6 +281,30 @@ class Odd(nn.Module):
 
 def gate_of(pooled):
     return lambda m, x: x * torch.sigmoid(m.fc(pooled(x)))
+
+
+class Drop(nn.Module):
+    def forward(self, x):
+        return x * 0.5 if self.training else x
+
+
+@torch.fx.wrap
+def path_dropped(x, p, training):  # as torchvision's stochastic_depth
+    return F.dropout(x, p, training)
+
+
+class PathDropped(nn.Module):
+    def forward(self, x):
+        return path_dropped(x, 0.2, self.training)
+
+
+def dropped(m, x):
+    return x + m.drop(m.norm(m.fc(x)))
+
+
+def used_twice(m, x):
+    y = m.norm(m.fc(x))
+    return x + y, y
 
 
 def kept(m, x):
@@ -294,7 +340,6 @@ def by_mode(m, x):
 LEFT_ALONE = {
     "generalised mean": (gate_of(lambda x: x.pow(2).mean((2, 3), keepdim=True).sqrt()), "pools by"),
     "a part of the map": (gate_of(lambda x: F.avg_pool2d(x, 7)[..., :1, :1]), "pools by"),
-    "rows": (gate_of(lambda x: x.mean(3, keepdim=True)), "not known"),
     "narrower": (
         lambda m, x: x * m.fc(x.mean((2, 3), True)).float().sigmoid(),
         "a dtype of its own",
@@ -320,11 +365,122 @@ def test_left_alone_with_the_reason(name):
     assert module[0].__dict__ == before
 
 
-@pytest.mark.parametrize("make", [pasted.BAM, pasted.CoordAtt, pasted.AFF])
+@pytest.mark.parametrize("make", [pasted.AFF])
 def test_kinds_to_come(make):
     report = ak.fuse(make(C))
     assert report.fused == 0
     assert [row.why_not for row in report.left] == [("a gate of a kind that is not known",)]
+
+
+def test_gates_alone():
+    """Without tails, what stands around a gate stays what it is."""
+    report = ak.fuse(nn.Sequential(pasted.BasicBlock(C, pasted.SELinear(C))), tails=False)
+    assert dict(report.gates) == {MEAN: 1}
+    assert ak.fuse(nn.Sequential(pasted.BasicBlock(C)), tails=False).rows == []
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: pasted.InvertedResidual(C, p=0.2), "tail: computes one thing in training"),
+        (lambda: Odd(dropped), "tail: path_dropped between batch norm and addition"),
+        (lambda: Odd(used_twice), "used elsewhere"),
+    ],
+)
+def test_tails_left_alone_with_the_reason(make, reason):
+    report = ak.fuse(nn.Sequential(make()))
+    assert report.fused == 0
+    assert reason in report.left[0].why_not[0]
+
+
+def test_gate_in_a_block_that_drops_its_path():
+    """The gate is fused though the tail is not."""
+    model = nn.Sequential(pasted.BasicBlock(C, nn.Sequential(pasted.SELinear(C), Drop())))
+    report = ak.fuse(model)
+    assert dict(report.gates) == {MEAN: 1}
+    assert ("tail: computes one thing in training and another in evaluation",) in [
+        row.why_not for row in report.left
+    ]
+
+
+def test_synchronised_norm():
+    module = pasted.BasicBlock(C)
+    module.bn2 = nn.SyncBatchNorm(C)
+    twin = copy.deepcopy(module)
+    twin.bn2.__class__ = nn.BatchNorm2d  # what it computes in one process
+    report = ak.fuse(module)
+    assert dict(report.gates) == {f"{NORM} + {END}": 1}
+    x = map_(torch.float32)
+    for training in (True, False):
+        ours, expected = step(module.train(training), x), step(twin.train(training), x)
+        for name, t in expected.items():
+            torch.testing.assert_close(ours[name], t, rtol=1e-4, atol=1e-4, msg=name)
+
+
+class NormAndMore(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def __init__(self, channels, act):
+        super().__init__(channels)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_norms_of_another_class():
+    module = pasted.BasicBlock(C)
+    module.bn2 = NormAndMore(C, nn.Identity())
+    ours = fused_copy(module)
+    assert_close(ours, module)
+    for m in (ours, module):
+        m.bn2.act = nn.SiLU()
+    assert_close(ours, module)
+    assert ak.fuse(module).fused == 0
+
+
+def test_a_norm_of_another_class_is_folded_in_evaluation(monkeypatch):
+    """timm's CBAM: the convolution's norm is no nn.BatchNorm2d; in training it is called."""
+    module = pasted.OfficialSpatialGate()
+    module.spatial.bn = NormAndMore(1, nn.Identity())
+    ours, called = fused_copy(module), []
+    monkeypatch.setattr(NormAndMore, "forward", lambda m, x: called.append(m) or F.relu(x))
+    ours.train()(map_(torch.float32))
+    assert len(called) == 1
+    ours.eval()(map_(torch.float32))
+    assert len(called) == 1
+    ours.spatial.bn.act = nn.SiLU()
+    ours(map_(torch.float32))
+    assert len(called) == 2
+
+
+def assert_close(ours, module):
+    x = map_(torch.float32)
+    torch.testing.assert_close(ours(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_added_has_another_dtype_or_shape():
+    module = pasted.InvertedResidual(C).eval()
+    ours, x = fused_copy(module), map_(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):  # a residual in float32
+        found, expected = ours(x), module(x)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2)
+    tail = runtime.tail
+    z, norm = map_(torch.float32).bfloat16(), nn.BatchNorm2d(C)
+    assert tail(z, norm, residual=x, in_place=True).dtype == torch.bfloat16
+    assert tail(z, norm, residual=x).dtype == torch.float32
+    torch.testing.assert_close(tail(x, norm, residual=x[:1]), norm(x) + x[:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
+def test_logits_by_large_values_keep_their_digits(factor):
+    module = pasted.SimAM(e_lambda=1e-9)
+    ours, x = fused_copy(module), map_() * factor
+    truth, plain, found = (
+        m(t).double() for m, t in ((module, x), (module, x.float()), (ours, x.float()))
+    )
+    assert (found - truth).norm() <= 3 * (plain - truth).norm()
 
 
 def test_in_a_row_only_what_belongs_together_is_joined():
@@ -355,13 +511,13 @@ def test_what_is_no_gate_is_not_named(function):
 
 
 def test_report():
-    model = nn.Sequential(*(pasted.SELinear(C) for _ in range(3)), pasted.SCSE(C))
-    report = ak.fuse(model)
-    assert (report.fused, report.saves) == (4, 24)
+    gates = (*(pasted.SELinear(C) for _ in range(3)), pasted.SCSE(C), pasted.AFF(C))
+    report = ak.fuse(nn.Sequential(*gates))
+    assert (report.fused, report.saves) == (4, 43)
     text = str(report)
-    for part in ("0 and 2 more", "SELinear", "SCSE", MEAN, "not known", "24 maps"):
+    for part in ("0 and 2 more", "SELinear", "SCSE", MEAN, "not known", "43 maps"):
         assert part in text
-    assert str(ak.fuse(nn.ReLU())).endswith("0 gates fused")
+    assert str(ak.fuse(nn.ReLU())).endswith("0 gates and tails fused")
 
 
 @pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])

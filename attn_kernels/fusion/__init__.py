@@ -17,6 +17,8 @@ such attributes (`unfuse`, then `fuse`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -29,12 +31,16 @@ from .trace import NotFusedError, is_opaque
 __all__ = ["Report", "Row", "fuse", "unfuse"]
 
 
-def fuse(model: nn.Module, *, verify: bool = True, first_max: bool = False) -> Report:
-    """Fuse the attention gates of a model, in place.
+def fuse(
+    model: nn.Module, *, verify: bool = True, tails: bool = True, first_max: bool = False
+) -> Report:
+    """Fuse the attention gates of a model, and the ends of its residual blocks, in place.
 
     Found today, whatever the code around them: gates per channel by means, variances, maxima and
     minima of whole maps, with any layers between (SE, ECA, cSE, CBAM's channel half), spatial
-    attention (both orders of its pools, batch norm or none), CBAM, and both gates of GAM.
+    attention (both orders of its pools, batch norm or none), CBAM, both gates of GAM, scSE, BAM,
+    coordinate attention, other gates by one or two factors that broadcast, shuffle attention,
+    SimAM; and tails: batch norm, gate, addition and ReLU, with a gate, a norm or both.
 
     state_dict, hooks, isinstance, deepcopy, pickle, DistributedDataParallel and torch.compile go on
     as before. A module that is not fused is left as it is, and the report says why.
@@ -44,6 +50,8 @@ def fuse(model: nn.Module, *, verify: bool = True, first_max: bool = False) -> R
         verify: prove every gate before it is used: output, gradients of input and parameters and
             running statistics against the module's own, in float64, in training and evaluation, on
             a copy with random parameters.
+        tails: fuse batch norm, gate, addition and ReLU at the end of a residual block as one, as
+            `attn_kernels.nn.Tail` computes them; there need not be a gate.
         first_max: fuse code whose maxima divide their gradient among equal values (``amax``), too:
             ours give it to the first of them, as ``max`` does. Outputs are the same.
 
@@ -61,7 +69,8 @@ def fuse(model: nn.Module, *, verify: bool = True, first_max: bool = False) -> R
     with torch.inference_mode(False), torch.enable_grad():
         for path, module in reversed(list(model.named_modules())):  # children before their parent
             if path not in inside and _is_candidate(module):
-                _consider(path, module, rows, programs, verify, first_max)
+                options = Options(verify, tails, first_max)
+                _consider(path, module, rows, programs, options)
     for path, found in programs.items():
         put(model.get_submodule(path), found.program)
     return Report([rows[path] for path, _ in model.named_modules() if path in rows])
@@ -89,32 +98,59 @@ def _is_candidate(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward or "forward" in module.__dict__
 
 
+@dataclass(frozen=True)
+class Options:
+    verify: bool
+    tails: bool
+    first_max: bool
+
+
 def _consider(
     path: str,
     module: nn.Module,
     rows: dict[str, Row],
     programs: dict[str, Found],
-    verify: bool,
-    first_max: bool,
+    options: Options,
 ) -> None:
     prefix = f"{path}." if path else ""
     children = {p.removeprefix(prefix): f for p, f in programs.items() if p.startswith(prefix)}
     cls = type(module).__name__
-    try:
-        if "forward" in module.__dict__:
-            fused = rewritten_of(module) is not None
-            raise NotFusedError("is fused already" if fused else "has a forward of its own")
-        found = find(module, children, first_max)
-        if found is None:
-            return
-        if verify:
-            prove(found)
-    except NotFusedError as reason:
-        rows[path] = Row(path, cls, why_not=(str(reason),))
+    found, reasons = _found_or_why_not(module, children, options)
+    if found is None:
+        if reasons:
+            rows[path] = Row(path, cls, why_not=tuple(reasons))
         return
     for child in children.keys() & dict(found.program.read).keys():
         del programs[prefix + child], rows[prefix + child]
     programs[path] = found
     whats = tuple(gate.what for gate in found.gates)
     saves = sum(gate.saves for gate in found.gates)
-    rows[path] = Row(path, cls, whats, tuple(found.left), saves)
+    rows[path] = Row(path, cls, whats, tuple(reasons), saves)
+
+
+def _found_or_why_not(
+    module: nn.Module, children: dict[str, Found], options: Options
+) -> tuple[Found | None, list[str]]:
+    """With tails if that can be, else without, and what could not be."""
+    reasons: list[str] = []
+    for with_tails in (True, False) if options.tails else (False,):
+        try:
+            found = _found(module, children, options, with_tails)
+        except NotFusedError as reason:
+            reasons.append(str(reason))
+            continue
+        tails = [r if r.startswith("tail: ") else f"tail: {r}" for r in reasons]
+        return found, [*tails, *(found.left if found is not None else ())]
+    return None, reasons[-1:]
+
+
+def _found(
+    module: nn.Module, children: dict[str, Found], options: Options, with_tails: bool
+) -> Found | None:
+    if "forward" in module.__dict__:
+        fused = rewritten_of(module) is not None
+        raise NotFusedError("is fused already" if fused else "has a forward of its own")
+    found = find(module, children, options.first_max, with_tails)
+    if found is not None and options.verify:
+        prove(found)
+    return found

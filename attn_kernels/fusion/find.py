@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
 from . import graph as g
+from . import tails
 from .function import Function
-from .patterns import CHANNEL, PATTERNS, SPATIAL
+from .patterns import CHANNEL, PATTERNS, SPATIAL, broadcast, polynomial
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
@@ -27,10 +29,11 @@ class Found:
     program: Program
     gates: list[Match]
     left: list[str]
+    through: tuple[str, ...]
     specimen: nn.Module
     shapes: Shapes
 
-    def is_one(self, kind: str) -> bool:
+    def is_one(self, kind: str = "") -> bool:
         return [gate.what.startswith(kind) for gate in self.gates] == [True] and not self.left
 
 
@@ -53,21 +56,50 @@ class Search:
                 del self.gates[match.joins]
             self.gates[match.write(self.rewriting)] = match
 
-    def next(self) -> tuple[Site, Match] | None:
-        runs = values_of(self.rewriting, self.shapes)
-        for x, product, factor in pairs(self.rewriting.graph, runs[0]):
-            if product in self.gates or product in self.nothing:
-                continue
-            site = Site(self.rewriting.root, runs, product, x, factor)
+    def run_tails(self) -> None:
+        """Takes in batch norms, additions and ReLUs around the gates, and where there is none."""
+        for addition in g.additions(self.rewriting.graph):
+            run = values_of(self.rewriting, self.shapes)[0]
             try:
-                match = self.match(site)
+                match = tails.match(self.rewriting, addition, self.gates, run)
             except NotFusedError as reason:
-                self.left.setdefault(product, str(reason))
+                self.left[addition] = str(reason)
                 continue
             if match is not None:
-                self.left.pop(product, None)
+                if match.joins is not None:
+                    del self.gates[match.joins]
+                self.gates[match.write(self.rewriting)] = match
+
+    def next(self) -> tuple[Site, Match] | None:
+        runs = values_of(self.rewriting, self.shapes)
+        for site, matcher in self.sites(runs):
+            if site.product in self.gates or site.product in self.nothing:
+                continue
+            try:
+                match = matcher(site)
+                if match is not None:
+                    self.check(site, match)
+            except NotFusedError as reason:
+                self.left.setdefault(site.product, str(reason))
+                continue
+            if match is not None:
+                self.left.pop(site.product, None)
                 return site, match
         return None
+
+    def sites(
+        self, runs: tuple[g.Values, g.Values]
+    ) -> Iterator[tuple[Site, Callable[[Site], Match | None]]]:
+        """What may be a gate, and what tells: two factors at once before one after the other."""
+        graph, root = self.rewriting.graph, self.rewriting.root
+        for shuffle in polynomial.shuffles(graph, root, runs):
+            yield shuffle.halves[1], functools.partial(_match_shuffle, shuffle)
+        for form in broadcast.forms(graph, root, runs[0]):
+            site = Site(root, runs, form.last, form.x, *form.factors)
+            if site.inside:
+                yield site, functools.partial(broadcast.match, form=form)
+        for x, product, factor in pairs(graph, runs[0]):
+            yield Site(root, runs, product, x, factor), self.match
 
     def match(self, site: Site) -> Match | None:
         patterns = PATTERNS if len(site.shape) == 4 else ()
@@ -76,11 +108,17 @@ class Search:
             if _narrows(site):
                 raise NotFusedError("a gate of a kind that is not known")
             return None
+        return match
+
+    def check(self, site: Site, match: Match) -> None:
         if match.spreads and not self.first_max:
             raise NotFusedError("divides the gradient of equal maxima among them: see first_max")
-        if g.is_call(site.product, g.IN_PLACE) and _overwrites(site):
+        if g.is_call(site.product, g.IN_PLACE | g.ADD_IN_PLACE) and _overwrites(site):
             raise NotFusedError("multiplies in place a map that is used elsewhere, too")
-        return match
+
+
+def _match_shuffle(shuffle: polynomial.Shuffle, _: Site) -> Match | None:
+    return polynomial.match_shuffle(shuffle)
 
 
 def _narrows(site: Site) -> bool:
@@ -108,25 +146,46 @@ def multiplies(graph: fx.Graph) -> bool:
 
 
 def joinable(graph: fx.Graph, children: Mapping[str, Found]) -> set[str]:
-    """Children that are a channel gate and, called on nothing but its result, a spatial gate."""
+    """Children that are a channel gate and, called on nothing but its result, a spatial gate; and
+    gates of the same map whose results are added.
+    """
     found: set[str] = set()
     calls = {n: n.target for n in graph.nodes if n.op == "call_module" and n.target in children}
     for node, path in calls.items():
         then = calls.get(next(iter(node.users))) if len(node.users) == 1 else None
         if then is not None and children[path].is_one(CHANNEL) and children[then].is_one(SPATIAL):
             found |= {path, then}
+    for addition in g.additions(graph):  # two gates of one map
+        a, b = g.operands(addition)
+        if a in calls and b in calls and a.args == b.args:
+            found |= {path for path in (calls[a], calls[b]) if children[path].is_one()}
     return found
 
 
-def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> Found | None:
-    """A program for the module, None if it has no gate; raises `NotFusedError` with the reason.
+def ways_into(children: Mapping[str, Found]) -> dict[str, set[str] | None]:
+    """What to trace through to see the one gate of each child; None for one that is more."""
+    return {
+        path: {path, *(f"{path}.{below}" for below in found.through)} if found.is_one() else None
+        for path, found in children.items()
+    }
+
+
+def find(
+    module: nn.Module, children: Mapping[str, Found], first_max: bool, with_tails: bool
+) -> Found | None:
+    """A program for the module, None if it has no gate and, with tails, no tail; raises
+    `NotFusedError` with the reason.
 
     `children` are those that are gates themselves, by their paths.
     """
     graph = traced(module)
     joined = joinable(graph, children)
-    if not joined and not multiplies(graph):
+    ends = None
+    if with_tails:
+        ends = tails.opened(graph, module, ways_into(children))
+    if not joined and ends is None and not multiplies(graph):
         return None
+    joined |= ends or set()
     with own_randomness():
         double = specimen(module)
         inputs = len(required_arguments(type(module).forward))
@@ -134,9 +193,11 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
             return None
         shapes = find_shapes(double, inputs)
         graph, through = expanded(double, shapes, joined)
-        in_evaluation, called = str(graph), _called(graph)
+        in_evaluation, called = str(graph), Counter(_called(graph))
         search = Search(Rewriting(graph, double), shapes, first_max)
         search.run()
+        if with_tails:
+            search.run_tails()
         if search.gates and str(traced(double.train(), through)) != in_evaluation:
             raise NotFusedError("computes one thing in training and another in evaluation")
     left = list(dict.fromkeys(search.left.values()))
@@ -145,8 +206,8 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
             raise NotFusedError(left[0])
         return None
     rewriting = search.rewriting
-    still = _called(graph).union(*map(_called, rewriting.mixes.values()))
-    read = sorted((called | set(through)) - still)
+    still = Counter(path for g in (graph, *rewriting.mixes.values()) for path in _called(g))
+    read = sorted({*(called - still), *through})
     mixes = {node: Function.of(mix) for node, mix in rewriting.mixes.items()}
     program = Program(
         forward=Function.of(graph),
@@ -155,12 +216,12 @@ def find(module: nn.Module, children: Mapping[str, Found], first_max: bool) -> F
         read=tuple((path, type(double.get_submodule(path))) for path in read),
         square=shapes.square,
     )
-    return Found(program, list(search.gates.values()), left, double, shapes)
+    return Found(program, list(search.gates.values()), left, through, double, shapes)
 
 
-def _called(graph: fx.Graph) -> set[str]:
-    """Children that are called, or given to a function that asks them itself."""
-    return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+def _called(graph: fx.Graph) -> Iterator[str]:
+    """Children that are called, or given to a function that asks them itself, as often."""
+    return (str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr"))
 
 
 def expanded(root: nn.Module, shapes: Shapes, joined: set[str]) -> tuple[fx.Graph, tuple[str, ...]]:

@@ -14,13 +14,22 @@ Values = dict[fx.Node, Any]
 
 IN_PLACE = {operator.imul, "mul_"}
 PRODUCTS = {operator.mul, torch.mul, torch.multiply, "mul", "multiply"} | IN_PLACE
+ADD_IN_PLACE = {operator.iadd, "add_"}
+ADDITIONS = {operator.add, torch.add, "add"} | ADD_IN_PLACE
 EXPANSIONS = {"expand", "expand_as", "broadcast_to", torch.broadcast_to}
 SIGMOIDS = {torch.sigmoid, torch.nn.functional.sigmoid, "sigmoid", "sigmoid_"}
+HARD_SIGMOIDS = {torch.nn.functional.hardsigmoid}
 RELUS = {torch.relu, torch.relu_, torch.nn.functional.relu, "relu", "relu_"}
 
 
 def products(graph: fx.Graph) -> list[fx.Node]:
     return [n for n in graph.nodes if is_call(n, PRODUCTS) and len(operands(n)) == 2]
+
+
+def additions(graph: fx.Graph) -> list[fx.Node]:
+    """Of two nodes, and no multiple of one."""
+    found = (n for n in graph.nodes if is_call(n, ADDITIONS) and "alpha" not in n.kwargs)
+    return [n for n in found if len(operands(n)) == 2]
 
 
 def is_call(node: fx.Node, targets: Iterable[Any]) -> bool:

@@ -68,6 +68,9 @@ def specimen(module: nn.Module) -> nn.Module:
         double = copy.deepcopy(module, memo).to("cpu", torch.float64)
     except Exception as error:
         raise NotFusedError(f"cannot be copied: {first_line(error)}") from error
+    for m in double.modules():
+        if type(m) is nn.SyncBatchNorm:  # which serves no CPU
+            m.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     for p in double.parameters():
         if p.is_floating_point():
             fan_in = max(p[0].numel() if p.dim() > 1 else 1, 1)

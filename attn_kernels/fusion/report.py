@@ -46,7 +46,7 @@ class Report:
 
     def summary(self) -> str:
         counts = ", ".join(f"{count} x {gate}" for gate, count in self.gates.items())
-        lines = [f"{self.fused} gates fused" + (f": {counts}" if counts else "")]
+        lines = [f"{self.fused} gates and tails fused" + (f": {counts}" if counts else "")]
         if self.saves:
             lines.append(
                 f"{self.saves} maps are no longer read or written per training step (each counted "

@@ -57,7 +57,9 @@ class Rewriting:
 
 
 class Site:
-    """``product = x * factor``, in a graph whose nodes have values for two sizes of the input."""
+    """``product = x * factor``, or what else is made of x and its factors, in a graph whose nodes
+    have values for two sizes of the input.
+    """
 
     def __init__(
         self,
@@ -65,12 +67,16 @@ class Site:
         runs: tuple[g.Values, g.Values],
         product: fx.Node,
         x: fx.Node,
-        factor: fx.Node,
+        *factors: fx.Node,
     ) -> None:
         self.root, self.runs, self.product, self.x = root, runs, product, x
-        self.factor = g.peeled(factor)
-        self.inside = g.between(x, self.factor)
-        self.expansions = [n for n in g.between(self.factor, product) if n is not product]
+        peeled = [g.peeled(factor) for factor in factors]
+        self.factor = peeled[0]
+        inside = {node for factor in peeled for node in g.between(x, factor)}
+        self.inside = [node for node in x.graph.nodes if node in inside]
+        after = {node for factor in peeled for node in g.between(factor, product)}
+        after -= {product, *inside}
+        self.expansions = [node for node in x.graph.nodes if node in after]
         self.shape = runs[0][x].shape
 
     def value(self, node: fx.Node, which: int = 0) -> Any:

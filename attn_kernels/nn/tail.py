@@ -82,12 +82,7 @@ class Tail(nn.Module):
             channels = norm.num_features
             raise ValueError(f"z: expected {channels} channels (as norm), got {z.shape[1]}")
         parts = Parts() if gate is None else kind_of(gate).parts(gate)
-        squeeze = statistics_for(norm, parts)
-
-        def view(found: Statistics) -> View:
-            return view_of(z, found, norm, parts)
-
-        return squeeze_mix_gate(z, squeeze, view, parts.stencil, residual, self.activation)
+        return tail(z, norm, parts, residual, self.activation)
 
     def _called(self, z: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         norm, gate = self._children()
@@ -131,6 +126,18 @@ class Parts(NamedTuple):
     squeeze: tuple[str, ...] = ()
     mix: Callable[..., torch.Tensor] | None = None
     stencil: Stencil | None = None
+
+
+def tail(
+    z: torch.Tensor, norm: Any, parts: Parts, residual: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """What `Tail` computes where nothing is in the way."""
+    squeeze = statistics_for(norm, parts)
+
+    def view(found: Statistics) -> View:
+        return view_of(z, found, norm, parts)
+
+    return squeeze_mix_gate(z, squeeze, view, parts.stencil, residual, activation)
 
 
 def statistics_for(norm: Any, parts: Parts) -> tuple[str, ...]:

@@ -55,4 +55,32 @@ MUTATIONS = [
         "torch.enable_grad()",
         TESTS + "test_stays_what_it_was[SELinear]",
     ),
+    Mutation(
+        "what is added in place changes the dtype",
+        FUSE + "runtime.py",
+        "        y = (y + residual).to(y.dtype) if <<in_place>> else y + residual",
+        "False",
+        TESTS + "test_what_is_added_has_another_dtype_or_shape",
+    ),
+    Mutation(
+        "what is added may have any shape in a tail",
+        FUSE + "runtime.py",
+        "    elif residual is not None and <<not matches(residual, z)>>:",
+        "False",
+        TESTS + "test_what_is_added_has_another_dtype_or_shape",
+    ),
+    Mutation(
+        "a norm's children are not asked",
+        FUSE + "runtime.py",
+        "    if <<not only_identities(norm)>>:",
+        "False",
+        TESTS + "test_norms_of_another_class",
+    ),
+    Mutation(
+        "a slope from a step of any size",
+        FUSE + "runtime.py",
+        "    step = <<torch.where(size > 0, size, 1)>>",
+        "torch.ones_like(size)",
+        TESTS + "test_logits_by_large_values_keep_their_digits",
+    ),
 ]

@@ -15,8 +15,12 @@ PASTED = {
     "OfficialCBAM": 1,
     "GAM": 2,
     "ShuffleAttention": 1,
-    "BAM": 0,
-    "CoordAtt": 0,
+    "SCSE": 1,
+    "OfficialSCSE": 1,
+    "SimAM": 1,
+    "BlockWithCBAM": 1,
+    "BAM": 1,
+    "CoordAtt": 1,
     "AFF": 0,
 }
 
@@ -38,4 +42,4 @@ def test_command_line(capsys, monkeypatch):
 
     monkeypatch.setattr("sys.argv", ["attn_kernels", "fuse", "timm:seresnet50"])
     assert main() == 0
-    assert "16 gates fused" in capsys.readouterr().out
+    assert "16 gates and tails fused" in capsys.readouterr().out

@@ -8,7 +8,7 @@ in this order.
 from collections.abc import Callable
 
 from ..site import Match, Site
-from . import gam, spatial, squeeze
+from . import broadcast, gam, polynomial, spatial, squeeze
 
 CHANNEL, SPATIAL = squeeze.NAME, spatial.NAME
 PATTERNS: tuple[Callable[[Site], Match | None], ...] = (
@@ -16,4 +16,6 @@ PATTERNS: tuple[Callable[[Site], Match | None], ...] = (
     spatial.match,
     gam.match_mlp,
     gam.match_norm,
+    broadcast.match_one,
+    polynomial.match,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import BatchNorm2d
@@ -46,7 +44,9 @@ def match(site: Site) -> Match | None:
         if squeezed is None:
             gate = rewriting.call(site.product, runtime.spatial_gate, site.x, *layers, max_first)
             return site.replace(gate)
-        gate = rewriting.call(site.product, runtime.cbam, *squeezed.args, *layers, max_first)
+        x, *squeeze = squeezed.args
+        spatial = (*layers, max_first)
+        gate = rewriting.call(site.product, runtime.tail, x, None, tuple(squeeze), spatial)
         site.replace(gate)
         g.take_out([squeezed])
         return gate
@@ -75,8 +75,7 @@ def _layers(
         return None
     node, norm = last.all_input_nodes[0], None
     if g.is_layer(node, site.root, BatchNorm2d):
-        layer: Any = g.layer(node, site.root)
-        if any(not isinstance(child, nn.Identity) for child in layer.children()):
+        if not runtime.only_identities(g.layer(node, site.root)):
             return None
         node, norm = node.all_input_nodes[0], node
     if not g.is_layer(node, site.root, nn.Conv2d):

@@ -12,6 +12,7 @@ from .. import graph as g
 from ..probe import BATCH
 from ..site import Match, Rewriting, Site, cuts, fixed
 from ..trace import NotFusedError
+from . import mix
 
 NAME = "channel gate"
 SPATIAL = (2, 3)
@@ -22,7 +23,7 @@ STATISTICS = {
     "min": lambda x: x.amin(SPATIAL),
 }
 # How code holds a statistic, by where its channels are, from ours, (N, C, 1, 1).
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[Any, ...] | None] = {
     "NC11": None,
     "NC1": ("flatten", 2),
     "NC": ("flatten", 1),
@@ -41,7 +42,8 @@ def match(site: Site) -> Match | None:
     if values[0][site.factor].dtype != torch.float64:
         raise NotFusedError("computes its factor in a dtype of its own")
     pooled = {node: _name(site, node, values) for node in cuts(site, free, values[0])}
-    mixed, given = _mix(site, pooled, values[0])
+    places = {node: (name, place(values[0][node])) for node, name in pooled.items()}
+    mixed, given = mix.between(site.inside, [site.factor], places, values[0])
     site.check_private(mixed)
     names = [name for name in STATISTICS if name in pooled.values()]
     spreads = any(
@@ -49,10 +51,9 @@ def match(site: Site) -> Match | None:
     )
 
     def write(rewriting: Rewriting) -> fx.Node:
-        layouts = {node: _layout(values[0][node]) for node in pooled}
-        graph = _mix_graph(site, mixed, given, pooled, names, layouts)
-        mix = rewriting.mix(graph, given, site.product)
-        gate = rewriting.call(site.product, functional.squeeze_gate, site.x, mix, tuple(names))
+        graph = mix.function(mixed, given, names, places, [site.factor])
+        node = rewriting.mix(graph, given, site.product)
+        gate = rewriting.call(site.product, functional.squeeze_gate, site.x, node, tuple(names))
         return site.replace(gate)
 
     return Match(f"{NAME} by {' and '.join(names)}", 6, write, spreads)
@@ -62,66 +63,20 @@ def _name(site: Site, node: fx.Node, values: tuple[g.Values, ...]) -> str:
     """Which statistic a node is, by what it computes."""
     for name, statistic in STATISTICS.items():
         expected = [statistic(v[site.x]) for v in values]
-        if all(_same(v[node], e) for v, e in zip(values, expected, strict=True)):
-            _layout(values[0][node])
+        if all(mix.same(v[node], e) for v, e in zip(values, expected, strict=True)):
             return name
     raise NotFusedError(
         "pools by something that is no mean, variance, maximum or minimum of whole maps"
     )
 
 
-def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return found.numel() == expected.numel() and torch.allclose(
-        found.reshape(expected.shape), expected, rtol=1e-10, atol=1e-12
-    )
-
-
-def _layout(value: torch.Tensor) -> tuple[Any, ...] | None:
+def place(value: torch.Tensor) -> mix.Place:
+    """Brings (N, C, 1, 1) into the layout that code holds a statistic in."""
     shape = tuple(value.shape)
     for letters, call in LAYOUTS.items():
         sizes = {"N": BATCH, "C": value.numel() // BATCH, "1": 1}
         if shape == tuple(sizes[letter] for letter in letters):
-            return call
+            return lambda graph, t: (
+                t if call is None else graph.call_method(call[0], (t, *call[1:]))
+            )
     raise NotFusedError(f"holds a statistic in a shape that is not known: {list(shape)}")
-
-
-def _mix(
-    site: Site, pooled: dict[fx.Node, str], values: g.Values
-) -> tuple[list[fx.Node], list[fx.Node]]:
-    """Nodes from the statistics to the factor, and what else these read."""
-    inside, mixed = set(site.inside), set()
-    given: dict[fx.Node, None] = {}
-    stack = [site.factor]
-    while stack:
-        node = stack.pop()
-        if node in pooled or node in mixed:
-            continue
-        if node in inside and g.has_tensor(values[node]):
-            mixed.add(node)
-            stack += node.all_input_nodes
-        else:
-            given[node] = None
-    return [n for n in site.inside if n in mixed], list(given)
-
-
-def _mix_graph(
-    site: Site,
-    mixed: list[fx.Node],
-    given: list[fx.Node],
-    pooled: dict[fx.Node, str],
-    names: list[str],
-    layouts: dict[fx.Node, tuple[Any, ...] | None],
-) -> fx.Graph:
-    """The mix as a graph of its own: from what is given and the statistics to the factor."""
-    graph = fx.Graph()
-    copies = {node: graph.placeholder(f"given_{i}") for i, node in enumerate(given)}
-    statistics = {name: graph.placeholder(name) for name in names}
-    for node, name in pooled.items():
-        call = layouts[node]
-        copies[node] = statistics[name]
-        if call is not None:
-            copies[node] = graph.call_method(str(call[0]), (statistics[name], *call[1:]))
-    for node in mixed:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[site.factor])
-    return graph
