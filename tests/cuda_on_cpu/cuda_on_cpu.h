@@ -30,9 +30,6 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __syncthreads() cuda_on_cpu::sync_threads(__FILE__, __LINE__)
-#define __threadfence() cuda_on_cpu::fence(__FILE__, __LINE__)
-#define __nanosleep(nanoseconds) cuda_on_cpu::nap()
-#define atomicAdd(counter, value) cuda_on_cpu::add(__FILE__, __LINE__, counter, value)
 
 struct alignas(8) uint2 {
   unsigned x, y;
@@ -126,16 +123,11 @@ class Team {
 struct Thread {
   Team* team;
   Index thread_index, block_index, block_size, grid_size;
-  // A fence right before an atomic makes it a release, one right after it an acquire; without, it
-  // orders nothing. So ThreadSanitizer, which knows no fences, sees what a missing fence allows.
-  bool is_fenced = false;
-  unsigned* looked_at = nullptr;
-  int naps = 0;
 };
 
 inline Thread& here() { return *static_cast<Thread*>(this_fiber().local); }
 
-// CUDA_ON_CPU_WITHOUT=file:line takes out the barrier, fence or atomic of that line.
+// CUDA_ON_CPU_WITHOUT=file:line takes out the barrier of that line.
 inline bool is_taken_out(const char* file, int line) {
   static const char* const without = std::getenv("CUDA_ON_CPU_WITHOUT");
   if (without == nullptr) return false;
@@ -144,35 +136,7 @@ inline bool is_taken_out(const char* file, int line) {
 }
 
 inline void sync_threads(const char* file, int line) {
-  here().is_fenced = false;
-  here().looked_at = nullptr;
   if (!is_taken_out(file, line)) here().team->meet();
-}
-
-inline void fence(const char* file, int line) {
-  if (is_taken_out(file, line)) return;
-  here().is_fenced = true;
-  unsigned* looked_at = here().looked_at;
-  if (looked_at != nullptr) std::atomic_ref(*looked_at).load(std::memory_order_acquire);
-}
-
-inline unsigned add(const char* file, int line, unsigned* counter, unsigned value) {
-  if (is_taken_out(file, line)) return 0;
-  here().looked_at = counter;
-  const auto order = here().is_fenced ? std::memory_order_release : std::memory_order_relaxed;
-  here().is_fenced = false;
-  return std::atomic_ref(*counter).fetch_add(value, order);
-}
-
-// Whoever waits for what never comes ends the program: all others have had as many turns.
-constexpr int kMostNaps = 20000;
-
-inline void nap() {
-  if (++here().naps > kMostNaps) {
-    std::fputs("a thread waits for ever\n", stderr);
-    std::_Exit(66);
-  }
-  yield();
 }
 
 enum class Order { kForward, kReverse, kShuffled };
