@@ -13,6 +13,7 @@ from .mutation import Mutation, with_switches
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ROOT / "build" / "mutants"
 SOURCES = ("attn_kernels/**/*.py", "triton_ops/*.py", "tests/**/*.*", "csrc/*.cpp")
+SOURCES += ("examples/*.py",)
 SOURCES += ("csrc/common/*.h", "csrc/cpu/*.*", "csrc/cpu/isa/*.*", "setup.py", "pyproject.toml")
 
 
