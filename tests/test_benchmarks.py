@@ -59,6 +59,12 @@ def _few_rounds(monkeypatch):
     monkeypatch.setattr(runner.gc, "collect", lambda *_: 0)  # half a second beside all of PyTorch
 
 
+@pytest.fixture(autouse=True)
+def _machine_anew():
+    """Other tests have other numbers of threads."""
+    results.machine.cache_clear()
+
+
 def bench(out: Path, *arguments: str) -> int:
     return cli.main([*arguments, "--device", "cpu", "--out", str(out)])
 
@@ -89,7 +95,7 @@ def test_default_matrix_has_the_shapes_of_each_op_and_the_host_cost():
 
 def test_every_op_exists_on_every_floor():
     for name, op in OPS.items():
-        if op.module is None:
+        if op.module is None and op.function is None:
             assert callable(getattr(ak.functional, name))
             assert callable(getattr(ak.reference, name))
         else:

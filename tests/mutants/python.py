@@ -21,7 +21,7 @@ OPERATORS = [
     Mutation(
         "fake hidden in NCHW",
         OPS,
-        "dtype=x.dtype, device=x.device, memory_format=<<format>>)",
+        "hidden = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=<<format>>)",
         "torch.contiguous_format",
         GAM + "test_opcheck[cpu-channels_last-torch.float32]",
     ),
