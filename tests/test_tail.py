@@ -269,6 +269,37 @@ def test_unfused(change):
     assert_twins(*both, steps=2)
 
 
+ENDING = {
+    "SpatialSE": lambda: ak.SpatialSE(C),
+    "SpatialChannelSE": lambda: ak.SpatialChannelSE(C),
+    "BAM": lambda: ak.BAM(C, 4),
+    "CoordinateAttention": lambda: ak.CoordinateAttention(C),
+}
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+@pytest.mark.parametrize("gate", ENDING)
+def test_gates_that_take_residual_and_activation_with_them(gate, activation):
+    """Behind a norm that is called; a gate that has a hook is called, too, and so is its child."""
+    for norm in (None, nn.BatchNorm2d(C)):
+        ours = ak.nn.Tail(norm, ENDING[gate](), activation).double()
+        eager = EagerTail(copy.deepcopy(norm), copy.deepcopy(ours.gate), activation).double()
+        assert ("unfused: norm stands before" in repr(ours)) == (norm is not None)
+        for with_residual in (True, False):
+            assert_twins(ours, eager, with_residual)
+        z, residual = maps()
+        with Maps(z) as forward:
+            copy.deepcopy(ours)(z, residual)
+        assert not any("add" in name or "relu" in name for name in forward.made)
+        for tail in (ours, eager):
+            list(tail.gate.modules())[-1].register_forward_hook(lambda m, i, y: y * 1.5)
+        assert_twins(ours, eager)
+        for tail in (ours, eager):
+            tail.gate.register_forward_hook(lambda m, i, y: y * 1.5)
+        assert f"gate is a {gate}" in repr(ours)
+        assert_twins(ours, eager)
+
+
 class OwnGate(ak.SqueezeExcite):
     def forward(self, x):
         return 2 * super().forward(x)

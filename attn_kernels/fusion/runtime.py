@@ -16,6 +16,7 @@ from ..functional.squeeze_gate import Mix
 from ..functional.squeeze_mix_gate import Stencil
 from ..nn.batch_norm import batch_norm_affine, norm_obstacle
 from ..nn.children import is_traced, obstacle, parameter
+from ..nn.ending import ended
 from ..nn.gam import called_channel_gate
 from ..nn.spatial_attention import conv_obstacle
 from ..nn.tail import Parts
@@ -63,7 +64,7 @@ def tail(
             mix, statistics = squeeze
             parts = Parts(tuple(statistics), lambda found, *_: mix(*found), weights)
         return fused_tail(z, norm, parts, residual, activation)
-    return ended(y, residual, activation, in_place)
+    return at_the_end(y, residual, activation, in_place)
 
 
 def broadcast_gate(
@@ -81,7 +82,7 @@ def broadcast_gate(
     form: Any = {"combine": combine, "gate": gate, "skip": skip}
     if residual is not None and not is_traced(x, residual) and matches(residual, x):
         return functional.broadcast_gate(x, a, b, residual=residual, activation=activation, **form)
-    return ended(functional.broadcast_gate(x, a, b, **form), residual, activation, in_place)
+    return at_the_end(functional.broadcast_gate(x, a, b, **form), residual, activation, in_place)
 
 
 def broadcast_squeeze_gate(
@@ -104,7 +105,7 @@ def broadcast_squeeze_gate(
             *operands, residual=residual, activation=activation, **form
         )
     y = functional.broadcast_squeeze_gate(*operands, **form)
-    return ended(y, residual, activation, in_place)
+    return at_the_end(y, residual, activation, in_place)
 
 
 def self_gate(
@@ -166,13 +167,12 @@ def with_bias(total: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return total + bias.to(total.dtype)
 
 
-def ended(
+def at_the_end(
     y: torch.Tensor, residual: torch.Tensor | None, activation: str, in_place: bool
 ) -> torch.Tensor:
-    """The end of a block, where the gate did not do it."""
-    if residual is not None:
-        y = (y + residual).to(y.dtype) if in_place else y + residual
-    return torch.relu(y) if activation == "relu" else y
+    """The end of a block; an addition in place keeps y's dtype."""
+    end = ended(y, residual, activation)
+    return end.to(y.dtype) if in_place else end
 
 
 def matches(residual: torch.Tensor, z: torch.Tensor) -> bool:

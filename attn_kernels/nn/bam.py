@@ -91,12 +91,20 @@ class BAM(nn.Module):
         self.spatial_att = BAMSpatialGate(channels, hidden, dilation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ended(x)
+
+    def ended(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, activation: str = "identity"
+    ) -> torch.Tensor:
+        """``activation(self(x) + residual)``, for `nn.Tail`."""
         of_channels: Any = self.channel_att
         map = self.spatial_att(x)
+        form: Any = {"gate": "sigmoid", "skip": True}
+        form |= {"residual": residual, "activation": activation}
         if obstacle(of_channels, BAMChannelGate) is not None:
-            return functional.broadcast_gate(x, of_channels(x), map, gate="sigmoid", skip=True)
+            return functional.broadcast_gate(x, of_channels(x), map, **form)
         return functional.broadcast_squeeze_gate(
-            x, lambda mean: (of_channels.of_mean(mean), map), ("mean",), gate="sigmoid", skip=True
+            x, lambda mean: (of_channels.of_mean(mean), map), ("mean",), **form
         )
 
     def extra_repr(self) -> str:

@@ -53,7 +53,15 @@ class CoordinateAttention(nn.Module):
         self.conv_w = nn.Conv2d(hidden, out_channels, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.broadcast_squeeze_gate(x, self._mix, ("rows", "columns"))
+        return self.ended(x)
+
+    def ended(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, activation: str = "identity"
+    ) -> torch.Tensor:
+        """``activation(self(x) + residual)``, for `nn.Tail`."""
+        return functional.broadcast_squeeze_gate(
+            x, self._mix, ("rows", "columns"), residual=residual, activation=activation
+        )
 
     def _mix(self, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = torch.cat([rows, columns.transpose(2, 3)], 2)

@@ -6,6 +6,7 @@ from torch import nn
 from .. import functional
 from .channel_se import ChannelSE
 from .children import obstacle, parameter, unfused
+from .ending import ended
 from .spatial_se import SpatialSE, map_of, one_map_obstacle
 
 
@@ -33,17 +34,25 @@ class SpatialChannelSE(nn.Module):
         self.sSE = SpatialSE(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ended(x)
+
+    def ended(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, activation: str = "identity"
+    ) -> torch.Tensor:
+        """``activation(self(x) + residual)``, for `nn.Tail`."""
         of_channels: Any = self.cSE
         of_pixels: Any = self.sSE
         if any(found is not None for found in self._obstacles().values()):
-            return of_channels(x) + of_pixels(x)
+            return ended(of_channels(x) + of_pixels(x), residual, activation)
         conv = of_pixels.Conv1x1
         weight, bias = parameter(conv, "weight"), parameter(conv, "bias")
 
         def mix(mean, total):
             return of_channels.mix(mean), map_of(total, bias)
 
-        return functional.broadcast_squeeze_gate(x, mix, ("mean", "sum"), weight, combine="add")
+        return functional.broadcast_squeeze_gate(
+            x, mix, ("mean", "sum"), weight, combine="add", residual=residual, activation=activation
+        )
 
     def _obstacles(self) -> dict[str, str | None]:
         of_pixels: Any = self.sSE

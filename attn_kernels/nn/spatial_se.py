@@ -35,12 +35,19 @@ class SpatialSE(nn.Module):
         self.Conv1x1 = nn.Conv2d(channels, 1, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ended(x)
+
+    def ended(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, activation: str = "identity"
+    ) -> torch.Tensor:
+        """``activation(self(x) + residual)``, for `nn.Tail`."""
         conv: Any = self.Conv1x1
+        end: Any = {"residual": residual, "activation": activation}
         if one_map_obstacle(conv) is not None:
-            return functional.broadcast_gate(x, conv(x), gate="sigmoid")
+            return functional.broadcast_gate(x, conv(x), gate="sigmoid", **end)
         weight, bias = parameter(conv, "weight"), parameter(conv, "bias")
         return functional.broadcast_squeeze_gate(
-            x, lambda total: map_of(total, bias), ("sum",), weight, gate="identity"
+            x, lambda total: map_of(total, bias), ("sum",), weight, **end
         )
 
     def extra_repr(self) -> str:

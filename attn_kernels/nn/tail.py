@@ -16,13 +16,18 @@ from ..ops import acc_dtype
 from ..reference.affine_gate import per_channel
 from ..reference.squeeze import STATISTICS
 from . import batch_norm
+from .bam import BAM
 from .cbam import CBAM, cbam_obstacle
 from .channel_se import ChannelSE
 from .children import is_traced, obstacle, parameter, unfused
+from .coordinate_attention import CoordinateAttention
 from .efficient_channel_attention import EfficientChannelAttention
+from .ending import ended
 from .gsop import GSoP
 from .spatial_attention import conv_obstacle, stencil
+from .spatial_channel_se import SpatialChannelSE
 from .spatial_gate import SpatialGate
+from .spatial_se import SpatialSE
 from .squeeze_excite import SqueezeExcite
 
 
@@ -38,7 +43,9 @@ class Tail(nn.Module):
     Fused are a norm that is None, an `nn.BatchNorm2d` or an `nn.SyncBatchNorm` (here also on the
     CPU), and a gate that is None, :class:`SqueezeExcite`, :class:`EfficientChannelAttention`,
     :class:`ChannelSE`, :class:`SpatialGate`, :class:`CBAM` or :class:`GSoP` (whose first
-    convolution reads z once more, and gives it a gradient of its own). Other children, and those
+    convolution reads z once more, and gives it a gradient of its own). With :class:`SpatialSE`,
+    :class:`SpatialChannelSE`, :class:`BAM` and :class:`CoordinateAttention` the norm is called, and
+    gate, residual and activation are one. Other children, and those
     that are more than their parameters (hooks, adapters), are called, and PyTorch does the rest,
     with the same result; the module's repr says so. So it is in a graph of `torch.fx`, and for a
     residual of another dtype than z.
@@ -87,9 +94,9 @@ class Tail(nn.Module):
     def _called(self, z: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         norm, gate = self._children()
         y = z if norm is None else norm(z)
-        y = y if gate is None else gate(y)
-        y = y if residual is None else y + residual
-        return torch.relu(y) if self.activation == "relu" else y
+        if not ends_itself(gate) or is_traced(y, residual) or not is_like(residual, y):
+            return ended(y if gate is None else gate(y), residual, self.activation)
+        return gate.ended(y, residual, self.activation)
 
     def _children(self) -> tuple[Any, Any]:
         return self.norm, self.gate
@@ -97,6 +104,8 @@ class Tail(nn.Module):
     def extra_repr(self) -> str:
         norm, gate = self._children()
         said = unfused(norm=norm_obstacle(norm), gate=gate_obstacle(gate))
+        if ends_itself(gate):
+            said = "" if norm is None else unfused(norm=f"stands before a {type(gate).__name__}")
         return ", ".join(filter(None, (f"activation={self.activation!r}", said)))
 
 
@@ -116,6 +125,18 @@ def gate_obstacle(gate: Any) -> str | None:
     if kind is None:
         return f"is a {type(gate).__name__}"
     return obstacle(gate, kind.cls) or kind.obstacle(gate)
+
+
+# They take a residual and an activation with them, but no affine function before them.
+ENDING = (SpatialSE, SpatialChannelSE, BAM, CoordinateAttention)
+
+
+def ends_itself(gate: Any) -> bool:
+    return type(gate) in ENDING and obstacle(gate, type(gate)) is None
+
+
+def is_like(residual: torch.Tensor | None, y: torch.Tensor) -> bool:
+    return residual is None or (residual.shape, residual.dtype) == (y.shape, y.dtype)
 
 
 class Parts(NamedTuple):
