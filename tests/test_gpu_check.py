@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import attn_kernels as ak
 from benchmarks import gpu_check, ncu, ncu_target, runner, sanitize, stages
 from benchmarks.cases import Setup
 from benchmarks.ops import OPS
