@@ -42,15 +42,16 @@ def differentiable(
     `function` has setup_context and backward; its forward is the op. `formula` is the op in
     PyTorch's own operations, with the same arguments and results: forward mode and ONNX go
     through it.
-    `fold` is how a batch of `torch.vmap` is folded into N. The argument number `kept` is copied for
-    the backward: eager's formula lets its user change it in place before that.
+    `fold` is how a batch of `torch.vmap` is folded into N. The argument number `kept`, which
+    `function` saves last, is copied for the backward: eager's formula lets its user change it in
+    place before that.
     """
     if missing["cpu"] is not None:
         return lambda *args: getattr(ops, name)  # which says what is missing
     op = getattr(ops, name)
     call = op._op  # an overload's own __call__ is one more call of Python
     apply = _apply_of(function)
-    apply_eagerly = _eager_apply(function, call)
+    apply_eagerly = _eager_apply(function, call, kept)
 
     def forward(*args):
         # apply() has turned both off; under torch.func they belong to the levels below this one.
@@ -79,7 +80,7 @@ def differentiable(
             copies = kept is not None and is_grad_enabled() and args[kept].requires_grad
             return op(*(_with_copy(args, kept) if copies else args))
         if is_grad_enabled() and _any_requires_grad(*args):
-            return apply_eagerly(*(args if kept is None else _with_copy(args, kept)))
+            return apply_eagerly(*args)
         return _below_autograd(call, args)
 
     function.forward = staticmethod(forward)  # type: ignore[method-assign]
@@ -105,10 +106,39 @@ def _apply_of(function: type[torch.autograd.Function]) -> Formula:
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
-def _eager_apply(function: type[torch.autograd.Function], call: Formula) -> Formula:
-    """apply() of `function` for plain eager mode."""
+def _eager_apply(
+    function: type[torch.autograd.Function], call: Formula, kept: int | None
+) -> Formula:
+    """apply() of `function` for plain eager mode. The copy has no node: `saved_by` gives it one
+    where a backward is differentiated.
+    """
+
+    def setup_context(ctx, inputs, output):
+        ctx.kept = inputs[kept]
+        function.setup_context(ctx, _with_copy(inputs, kept), output)
+
     statics = {"forward": staticmethod(lambda *args: _below_autograd(call, args))}
+    if kept is not None:
+        statics["setup_context"] = staticmethod(setup_context)
     return _apply_of(type(function)(function.__name__, (function,), statics))  # type: ignore[misc]
+
+
+class _CopyOf(torch.autograd.Function):
+    """copy, original -> copy, as a function of the original."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(copy, original):
+        return copy.view_as(copy)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, d_copy):
+        return None, d_copy
 
 
 def _with_copy(args: tuple[Any, ...], kept: int | None) -> tuple[Any, ...]:
@@ -178,6 +208,8 @@ def saved_by(ctx, maps: int) -> Sequence[Any]:
     contiguous. Hooks on saved tensors may bring it back otherwise.
     """
     saved = ctx.saved_tensors  # read once: a checkpoint gives them out once
+    if is_grad_enabled() and hasattr(ctx, "kept"):
+        saved = (*saved[:-1], _CopyOf.apply(saved[-1], ctx.kept))
     for t in saved[maps:]:
         if t is not None and not t.is_contiguous():
             return *saved[:maps], *(t if t is None else t.contiguous() for t in saved[maps:])

@@ -58,7 +58,7 @@ MUTATIONS = [
     Mutation(
         "what is added in place changes the dtype",
         FUSE + "runtime.py",
-        "        y = (y + residual).to(y.dtype) if <<in_place>> else y + residual",
+        "return end.to(y.dtype) if <<in_place>> else end",
         "False",
         TESTS + "test_what_is_added_has_another_dtype_or_shape",
     ),
