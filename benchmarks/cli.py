@@ -208,7 +208,8 @@ def report(frame, options: argparse.Namespace, console: Console) -> int:
     bad = int((frame["status"] != "ok").sum())
     if bad:
         console.print(f"{bad} of {len(frame)} rows are wrong or failed; their notes say why.")
-    return EXIT_WRONG if (frame["status"] == "wrong").any() else 0
+    ours_wrong = (frame["status"] == "wrong") & frame["provider"].str.contains("ours")
+    return EXIT_WRONG if ours_wrong.any() else 0
 
 
 if __name__ == "__main__":
