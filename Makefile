@@ -13,6 +13,8 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* \
 	nvidia-cuda-cccl==13.0.* nvidia-nvvm==13.0.*
 FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp benchmarks/gpusim/driver/*)
+# The tests start many processes: what they import is compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 FAIL = { echo "$(1)" >&2; exit 1; }
 
 # The wheel is built beside the newest CUDA build of PyTorch, in an environment of its own.

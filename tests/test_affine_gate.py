@@ -1,10 +1,5 @@
 """The ops affine_gate and affine_gate_sums: y = act(scale * x + shift + residual), and its sums."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from accuracy import FORWARD, GRADIENT, assert_accurate
@@ -321,20 +316,3 @@ REFUSED = [
 def test_direct_callers_of_the_ops_are_stopped(op, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         op(*arguments)
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_lesser_instruction_sets(capability):
-    """The tests of numbers once more, with the kernels that this machine does not choose."""
-    here = Path(__file__).parent
-    numbers = "accuracy or test_final_pass or test_sums or ties or rounding"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", numbers]
-    run = subprocess.run(
-        [*command, str(here / "test_squeeze.py"), __file__],
-        env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
-        cwd=here.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]

@@ -1,10 +1,5 @@
 """The op squeeze_excite: its contract, its results one by one, its guards."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,19 +251,3 @@ REFUSED = [
 def test_direct_callers_of_the_ops_are_stopped(op, arguments):
     with pytest.raises(RuntimeError, match="attn_kernels"):
         op(*arguments)
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_lesser_instruction_sets(capability):
-    """The tests of numbers once more, with the kernels that this machine does not choose."""
-    numbers = "test_every_result or special_values or shut_gate or any_batch"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", numbers]
-    run = subprocess.run(
-        [*command, __file__],
-        env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]

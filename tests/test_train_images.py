@@ -16,13 +16,14 @@ import train_images
 
 ROOT = Path(__file__).parent.parent
 STEPS = 22  # of an epoch of digits
-TINY = ["--epochs", "1", "--size", "8", "--checkpoint-every", "3"]
+EVERY = 3
+TINY = ["--epochs", "1", "--size", "8", "--checkpoint-every", str(EVERY)]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def start(folder, *launcher):
+def start(folder):
     return subprocess.Popen(
-        [sys.executable, *launcher, "examples/train_images.py", *TINY, "--out", str(folder)],
+        [sys.executable, *TORCHRUN, "examples/train_images.py", *TINY, "--out", str(folder)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -32,7 +33,7 @@ def start(folder, *launcher):
 
 
 def kill(process):
-    """It and, under torchrun, those that train."""
+    """It and those that train."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     for pid in (process.pid, *map(int, children.split())):
         os.kill(pid, signal.SIGKILL)
@@ -49,30 +50,54 @@ def checkpoint(folder):
     return torch.load(folder / "checkpoint.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["alone", "two processes"])
-def test_killed_and_resumed(launcher, tmp_path):
-    killed = start(tmp_path / "killed", *launcher)
-    while not (tmp_path / "killed" / "checkpoint.pt").exists():
-        assert killed.poll() is None, killed.communicate()[0]
-        time.sleep(0.02)
-    kill(killed)
-    stopped = checkpoint(tmp_path / "killed")["step"]
-    assert 0 < stopped < STEPS
-    again, never_stopped = (start(tmp_path / name, *launcher) for name in ("killed", "whole"))
-    assert f"Going on from step {stopped}" in output(again)
-    said = output(never_stopped)
-    assert "Going on" not in said
-    assert said.count("Accuracy on unseen digits") == 1
-    resumed, whole = (checkpoint(tmp_path / name) for name in ("killed", "whole"))
+def assert_same_ending(folder):
+    """What was resumed ended as what never stopped, and painted its pictures."""
+    resumed, whole = (checkpoint(folder / name) for name in ("resumed", "whole"))
     assert resumed["step"] == whole["step"] == STEPS
     assert resumed["losses"] == whole["losses"]
     assert resumed["accuracies"] == whole["accuracies"]
     for part in ("net", "optimizer"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     for picture in ("curve.png", "attention.png"):
-        image = matplotlib.image.imread(tmp_path / "killed" / picture)[..., :3]
+        image = matplotlib.image.imread(folder / "resumed" / picture)[..., :3]
         assert min(image.shape[:2]) > 300
         assert image.std() > 0.1
+
+
+def test_two_processes_killed_and_resumed(tmp_path):
+    killed = start(tmp_path / "resumed")
+    while not (tmp_path / "resumed" / "checkpoint.pt").exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    kill(killed)
+    stopped = checkpoint(tmp_path / "resumed")["step"]
+    assert 0 < stopped < STEPS
+    again, never_stopped = (start(tmp_path / name) for name in ("resumed", "whole"))
+    assert f"Going on from step {stopped}" in output(again)
+    said = output(never_stopped)
+    assert "Going on" not in said
+    assert said.count("Accuracy on unseen digits") == 1
+    assert_same_ending(tmp_path)
+
+
+def test_one_process_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
+    take_step = train_images.take_step
+
+    def interrupted(*arguments):
+        if (tmp_path / "resumed" / "checkpoint.pt").exists():
+            raise KeyboardInterrupt
+        return take_step(*arguments)
+
+    monkeypatch.setattr(train_images, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_images.main([*TINY, "--out", str(tmp_path / "resumed")])
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert train_images.main([*TINY, "--out", str(tmp_path / "resumed")]) == 0
+    assert f"Going on from step {EVERY}" in capsys.readouterr().out
+    assert train_images.main([*TINY, "--out", str(tmp_path / "whole")]) == 0
+    assert "Going on" not in capsys.readouterr().out
+    assert_same_ending(tmp_path)
 
 
 def test_another_networks_checkpoint_is_refused(tmp_path, capsys):

@@ -44,7 +44,7 @@ class Instruction:
     @property
     def target(self) -> int | None:
         """Where a branch goes to."""
-        if self.name != "BRA":
+        if not self.opcode.startswith("BRA"):
             return None
         found = re.search(r"0x([0-9a-f]+)", self.operands)
         return int(found[1], 16) if found else None
@@ -162,13 +162,16 @@ def in_flight(code: list[Instruction], width: int, memory: str = "global") -> in
     most = 0
     waiting: list[set[int]] = []
     for instruction in [*code, *code]:
+        is_load = instruction.loads(memory) == width
+        if not (waiting or is_load):
+            continue
         to, *sources = instruction.registers() or [set()]
         # What is first is written, except by a store, whose first operand is an address.
         used = set().union(*sources, *([to] if instruction.name[:2] == "ST" else []))
         if any(load & used for load in waiting):
             most = max(most, len(waiting))
             waiting = [load for load in waiting if not load & used]
-        if instruction.loads(memory) == width:
+        if is_load:
             first = min(to, default=0)
             waiting.append(set(range(first, first + max(1, width // 4))))
     return most
