@@ -29,14 +29,14 @@ def obstacle(module: nn.Module, cls: type[nn.Module]) -> str | None:
     """
     if type(module) is not cls and type_before_parametrizations(module) is not cls:
         return f"is a {type(module).__name__}"
+    own = module.__dict__
     if (
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
+        own["_forward_pre_hooks"]
+        or own["_forward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own["_backward_hooks"]
     ):
         return "has hooks"
-    own = module.__dict__
     if "forward" in own or "_conv_forward" in own:
         return "has a forward of its own"
     for p in module._parameters.values():

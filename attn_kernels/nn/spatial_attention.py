@@ -7,8 +7,12 @@ from .. import functional
 from ..checks import check_bool, check_int, check_kernel_size
 from .children import obstacle, parameter, unfused
 
-# What the kernel computes, per K: stride, padding, dilation, groups, padding mode.
-GEOMETRY = {k: ((1, 1), (k // 2, k // 2), (1, 1), 1, "zeros") for k in range(1, 16, 2)}
+# What the kernel computes, by the convolution's kernel_size.
+SHAPES = {(k, k): (1, 2, k, k) for k in range(1, 16, 2)}
+# Channels, stride, padding, dilation, groups, padding mode.
+GEOMETRIES = {
+    (k, k): ((2, 1), (1, 1), (k // 2, k // 2), (1, 1), 1, "zeros") for k in range(1, 16, 2)
+}
 
 
 class SpatialAttention(nn.Module):
@@ -60,14 +64,10 @@ def conv_obstacle(conv: Any) -> str | None:
     found = obstacle(conv, nn.Conv2d)
     if found is not None:
         return found
-    k = conv.kernel_size[0]
-    geometry = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
-    weight = conv._parameters.get("weight")
-    shape = (conv.out_channels, conv.in_channels, *conv.kernel_size)
-    if (
-        geometry != GEOMETRY.get(k)
-        or shape != (1, 2, k, k)
-        or (weight is not None and weight.shape != shape)
-    ):
+    own, weight = conv.__dict__, conv._parameters.get("weight")
+    size, stride, padding = own["kernel_size"], own["stride"], own["padding"]
+    channels = own["in_channels"], own["out_channels"]
+    geometry = channels, stride, padding, own["dilation"], own["groups"], own["padding_mode"]
+    if geometry != GEOMETRIES.get(size) or (weight is not None and weight.shape != SHAPES[size]):
         return f"is Conv2d({conv.extra_repr()})"
     return None
