@@ -7,6 +7,7 @@ import itertools
 import sys
 
 import pytest
+import test_cuda_planes as planes
 import torch
 from accuracy import FORWARD, GRADIENT, assert_accurate
 from contract import DTYPES, make_x
@@ -317,6 +318,25 @@ def test_same_bits_in_any_order_of_blocks(module, shape, layout):
     expected = run("forward", 1)
     for order, alive in [("forward", 3), ("reverse", 2), ("shuffled", 3)]:
         assert_same(run(order, alive), expected)
+
+
+# ---- Launches --------------------------------------------------------------------------------
+
+OPS = ["broadcast_gate", "broadcast_gate_sums", "broadcast_squeeze"]
+OPS += ["self_gate", "self_gate_sums", "self_gate_backward"]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", planes.SIZES + planes.EXTREMES, ids=str)
+def test_launches_fit_every_gpu(module, op, shape):
+    assert list(planes.launches(module, op, shape)) or shape[0] == 0
+    planes.test_launches_fit_every_gpu(module, op, shape)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", planes.SIZES, ids=str)
+def test_small_maps_fill_a_gpu_too(module, op, shape):
+    planes.test_small_maps_fill_a_gpu_too(module, op, shape)
 
 
 # ---- Host side -------------------------------------------------------------------------------

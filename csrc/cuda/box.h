@@ -158,10 +158,13 @@ inline Extents best_tile(const Box& box, int vector, int64_t capacity, const Kee
   for (const int64_t columns : candidates(width)) {
     for (const int64_t rows : candidates(height)) {
       if (columns == 0 || rows == 0 || columns * rows > capacity) continue;
-      int64_t planes = even_part(depth, std::min(depth, capacity / (columns * rows)));
-      if (columns * rows == height * width) planes = ceil_div(planes, group) * group;
+      const bool whole = columns * rows == height * width;
+      const int64_t unit = whole ? group : 1;
+      const int64_t most = std::min(depth, capacity / (columns * rows)) / unit * unit;
+      if (most == 0) continue;
+      const int64_t planes = ceil_div(even_part(depth, most), unit) * unit;
       const Extents tile{planes, rows, columns};
-      if (planes * rows * columns > capacity || !vectors_fit(box, tile, vector)) continue;
+      if (!vectors_fit(box, tile, vector)) continue;
       const double run = static_cast<double>(columns < width ? columns
                                              : rows < height ? rows * columns
                                                              : planes * rows * columns);
@@ -169,13 +172,13 @@ inline Extents best_tile(const Box& box, int vector, int64_t capacity, const Kee
                     64 / static_cast<double>(planes * rows * columns);
       for (int s = 0; s < sums; ++s) {
         double summed = 1;
-        bool whole = true;
+        bool in_one = true;
         for (int d = 0; d < 3; ++d) {
           if (keeps[s][d]) continue;
           summed *= static_cast<double>(tile[d]);
-          whole = whole && tile[d] >= int64_t{box.size[d]};
+          in_one = in_one && tile[d] >= int64_t{box.size[d]};
         }
-        if (!whole) cost += 8 / (summed * static_cast<double>(element_bytes));
+        if (!in_one) cost += 8 / (summed * static_cast<double>(element_bytes));
       }
       if (cost < least) least = cost, best = tile;
     }
@@ -190,7 +193,7 @@ inline BoxTiling box_tiling(const Box& box, int vector, const Keeps* keeps, int 
   BoxTiling tiling{};
   for (;; capacity /= 2) {
     const Extents tile = best_tile(box, vector, capacity, keeps, sums, element_bytes);
-    if (tile[0] == 0) return tiling;
+    if (tile[0] == 0) return tiling;  // as it was with more
     tiling.blocks = box.n;
     for (int d = 0; d < 3; ++d) {
       tiling.tile[d] = static_cast<unsigned>(tile[d]);
@@ -199,8 +202,8 @@ inline BoxTiling box_tiling(const Box& box, int vector, const Keeps* keeps, int 
     }
     const int64_t elements = tiling.elements();
     tiling.pitch = static_cast<int>(ceil_div(elements, 8) * 8);
-    tiling.threads = static_cast<int>(
-        std::clamp<int64_t>(ceil_div(elements, int64_t{vector} * kBurst), 32, kThreads));
+    const int64_t warps = ceil_div(elements, int64_t{vector} * kBurst * 32);
+    tiling.threads = static_cast<int>(std::min<int64_t>(32 * warps, kThreads));
     if (tiling.blocks >= kReduceBlocks || capacity < 1024) return tiling;
   }
 }

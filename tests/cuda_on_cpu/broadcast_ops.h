@@ -197,4 +197,47 @@ struct BroadcastOps : AllOps<T> {
   }
 };
 
+// What would be launched, with everything at `x` and `real`. lines: factors and statistics of rows
+// and columns, not of channels and pixels; shuffled in two groups.
+template <class T, class Launch>
+void launch_broadcast(const Launch& launch, const std::string& op, const Shape& shape,
+                      bool channels_last, T* x, Acc<T>* real, bool lines) {
+  using Real = Acc<T>;
+  const Box box = attn_kernels::box_of(shape, channels_last);
+  const auto of = [&](std::int64_t c, std::int64_t h, std::int64_t w) {
+    return attn_kernels::in_memory_order(channels_last, c, h, w);
+  };
+  const int c = shape.c, h = shape.h, w = shape.w;
+  const Extents size_a = lines ? of(c, h, 1) : of(c, 1, 1),
+                size_b = lines ? of(c, 1, w) : of(1, h, w);
+  const Spread<const Real> a = attn_kernels::spread_of<const Real>(real, size_a);
+  const Spread<const Real> b = attn_kernels::spread_of<const Real>(real, size_b);
+  const BoxResults<Real> two{{real, 0, size_a}, {real, 1, size_b}};
+  const int groups = lines && c % 2 == 0 ? 2 : 1;
+  const Box shuffled = attn_kernels::shuffled_box(shape, channels_last, groups);
+  const auto moved = [&](auto* data) {
+    return attn_kernels::shuffled_map(data, shape, channels_last, groups);
+  };
+  const T* in = x;
+  if (op == "broadcast_gate" || op == "broadcast_squeeze_backward") {
+    attn_kernels::broadcast_gate<T>(
+        launch, {box, {}, x, {a, b, false, {}}, 0, 0, {}, lines ? x : nullptr, lines, x});
+  } else if (op == "broadcast_gate_sums") {
+    const attn_kernels::BroadcastGateSums<T> sums{box, {},      {},      x,
+                                                  x,   nullptr, nullptr, {a, b, false, {}}};
+    attn_kernels::sum_box(launch, sums, {in}, two, real);
+  } else if (op == "broadcast_squeeze") {
+    attn_kernels::sum_box(launch, attn_kernels::BroadcastMap<T>{box, {}, {}, x, a}, {in}, two,
+                          real);
+  } else if (op == "self_gate") {
+    attn_kernels::self_gate<T>(launch, {shuffled, {}, x, {}, moved(x)});
+  } else if (op == "self_gate_sums") {
+    const Extents size = attn_kernels::shuffled_extents(c, 1, channels_last, groups);
+    attn_kernels::sum_box(launch, attn_kernels::SelfGateSums<T>{shuffled, {}, {}, moved(in), x, {}},
+                          {in}, {{real, 0, size}, {real, 1, size}, {real, 2, size}}, real);
+  } else if (op == "self_gate_backward") {
+    attn_kernels::self_gate_gradient<T>(launch, {shuffled, {}, moved(in), x, {}, {}, {}, x});
+  }
+}
+
 }  // namespace cuda_on_cpu

@@ -151,6 +151,8 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
     T* y = view ? x : nullptr;
     attn_kernels::affine_gate_sums<T>(launch, shape, channels_last,
                                       {x, x, y, nullptr, real, real, y});
+  } else {
+    launch_broadcast<T>(launch, op, shape, channels_last, x, real, view);
   }
   return launches;
 }
