@@ -62,6 +62,12 @@ def test_an_inner_loop_counts_alone():
     assert [i.name for i in loop] == ["LDG", "BRA"]
 
 
+def test_a_loop_around_counts_without_what_is_inside():
+    around = "outer:\n LDG.E.128 R4, [R2]\ninner:\n LDG.E R3, [R4]\n @P0 BRA inner\n @P1 BRA outer"
+    (loop,) = sass.loops_around(code(f"{around}\n EXIT"))
+    assert [i.opcode for i in loop] == ["LDG.E.128", "BRA"]
+
+
 def test_loads_in_flight():
     (burst,) = sass.loops(code(LOOP.format(first="R5")))
     assert sass.in_flight(burst, 16) == 2

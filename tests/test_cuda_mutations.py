@@ -291,6 +291,7 @@ def check_broadcast(module):
         for mask in (cuda_broadcast.CHANNELS, 2):
             x = make_x((1, 4, 20, 30), layout=layout)
             cuda_broadcast.assert_gate_right(ops, x, (mask, None))
+        cuda_broadcast.assert_squeeze_right(ops, x)
 
 
 def check_plane_bursts(module):

@@ -130,11 +130,13 @@ __device__ __forceinline__ void lay_down_values(const Op& op, const TilePlace& t
   const unsigned step = blockDim.x * V;
   for (unsigned first = threadIdx.x * V; first < tile.elements; first += kBurst * step) {
     Vector<T, V> raw[kBurst][Op::kMaps + 1];
+    unsigned element[kBurst];
     int64_t at[kBurst];
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
-      const unsigned element = first + u * step;
-      const Place place = tile.place(element < tile.elements ? element : first);
+      const unsigned of_burst = first + u * step;
+      element[u] = of_burst < tile.elements ? of_burst : first;  // once more: no load waits for it
+      const Place place = tile.place(element[u]);
       const auto& size = op.box.size;
       const int64_t row = tile.image * size[0] + place.at[0];
       at[u] = (row * size[1] + place.at[1]) * size[2] + place.at[2];
@@ -142,10 +144,9 @@ __device__ __forceinline__ void lay_down_values(const Op& op, const TilePlace& t
     }
 #pragma unroll
     for (int u = 0; u < kBurst; ++u) {
-      if (first + u * step >= tile.elements) break;
       op.arrived(at[u], raw[u]);
 #pragma unroll
-      for (int m = 0; m < Op::kMaps; ++m) map(m, first + u * step) = raw[u][m];
+      for (int m = 0; m < Op::kMaps; ++m) map(m, element[u]) = raw[u][m];
     }
   }
 #pragma unroll 1
