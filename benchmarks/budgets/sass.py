@@ -51,7 +51,9 @@ class Instruction:
 
     @property
     def falls_through(self) -> bool:
-        return self.conditional or self.name not in ENDS
+        """A branch's condition may be in front of it or its first operand: BRA.U !UP0, 0x90."""
+        conditional = self.conditional or re.match(r"!?U?P\d", self.operands) is not None
+        return conditional or self.name not in ENDS
 
     def registers(self) -> list[set[int]]:
         """Of each operand, the registers that it names; .64 is a pair of them."""
