@@ -62,6 +62,12 @@ def test_an_inner_loop_counts_alone():
     assert [i.name for i in loop] == ["LDG", "BRA"]
 
 
+def test_a_loop_around_counts_without_what_is_inside():
+    around = "outer:\n LDG.E.128 R4, [R2]\ninner:\n LDG.E R3, [R4]\n @P0 BRA inner\n @P1 BRA outer"
+    (loop,) = sass.loops_around(code(f"{around}\n EXIT"))
+    assert [i.opcode for i in loop] == ["LDG.E.128", "BRA"]
+
+
 def test_loads_in_flight():
     (burst,) = sass.loops(code(LOOP.format(first="R5")))
     assert sass.in_flight(burst, 16) == 2
@@ -73,6 +79,12 @@ def test_loads_in_flight():
         "again:\n FADD R0, R4, R8\n LDG.E R4, [R2]\n LDG.E R8, [R2]\n @P0 BRA again\n EXIT"
     )
     assert sass.in_flight(next(iter(sass.loops(ahead))), 4) == 2
+
+
+def test_a_condition_is_in_front_of_a_branch_or_an_operand():
+    whole = "again:\n LDG.E R3, [R4]\n BRA.U !UP0, over\n MOV R1, R2\nover:\n @P1 BRA again\n EXIT"
+    (loop,) = sass.loops(code(whole))
+    assert [i.name for i in loop] == ["LDG", "BRA", "MOV", "BRA"]
 
 
 def test_a_change_is_named():
@@ -127,6 +139,9 @@ LIMITS = {
     "plane_reduce_kernel<GateSums<__half, false>, false, 8, false>": (8, 22),  # two streams
     "gate_kernel<__half, false, 8, false, true, false, false>": (4, 40),
     "squeeze_gradient_kernel<__half, false, 8, false>": (8, 46),  # two streams
+    "broadcast_gate_kernel<__half, 8>": (8, 26),  # two streams; what is done to them comes behind
+    "box_sums_kernel<BroadcastMap<__half>, 8>": (4, 44),
+    "box_sums_kernel<BroadcastGateSums<__half>, 8>": (12, 35),  # three streams
 }
 
 
@@ -158,6 +173,7 @@ def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
     through_x = re.compile(
         r"((plane_)?reduce|gate|squeeze_gradient)_kernel<|input_gradient_kernel<\w+, \w+, \d, true"
+        r"|(broadcast_gate|self_gate|self_gate_gradient|box_sums)_kernel<"
     )
     widest = {}
     for row in table.read():

@@ -4,6 +4,7 @@ import ctypes
 import re
 
 import pytest
+import test_cuda_broadcast as cuda_broadcast
 import test_cuda_planes as cuda_planes
 import test_cuda_squeeze_excite as cuda_excite
 import torch
@@ -187,9 +188,35 @@ PLANE_MUTATIONS = [
     Mutation("offset of every pixel", EXCITE, "sum * <<a.share>>;", "Real(1)"),
     Mutation("one image's weights", EXCITE, "n < <<a.n>>; ++n", "1"),
 ]
+BOX, BOX_SUMS, BROADCAST = "cuda/box.cuh", "cuda/box_sums.cuh", "cuda/broadcast_gate.cuh"
+SELF = "cuda/self_gate.cuh"
+BROADCAST_MUTATIONS = [
+    Mutation("no carry to the next row", BOX, "carry = <<at[d] >= size[d] - step>> ?", "false"),
+    Mutation("a vector in one row", BOX, "V > 1 && <<size[2] - place.at[2] < V>>", "false"),
+    Mutation("stores in one row", BOX, "whole = <<size[2] - place.at[2] >= V>> &&", "true"),
+    Mutation("one helper of a sum", BOX_SUMS, "helper < <<sum.helpers>>; ++helper", "1"),
+    Mutation("all parts in one place", BOX_SUMS, "part += <<tile.tile[d]>> * sum.part", "0"),
+    Mutation("one of two loops", BOX_SUMS, "o < <<outer>>; ++o", "1"),
+    Mutation("the parts' share", BOX_SUMS, "to[plane] = total * <<share>>;", "Real(1)"),
+    Mutation("no second factor", BROADCAST, ": a.value[i] * <<b.value[i]>>;", "Real(1)"),
+    Mutation("no skip", BROADCAST, "(<<a.skip>> + gate", "Real(0)"),
+    Mutation("no residual here", BROADCAST, "y[i] += <<widen(added.value[i])>>;", "Real(0)"),
+    Mutation("terms without share", BROADCAST, "y[i] += <<term.share>> *", "Real(1)"),
+    Mutation("gate not differentiated", BROADCAST, "from[0].value[i]) * <<slope>>;", "Real(1)"),
+    Mutation("no weight", BROADCAST, "to[1][i] *= <<factor.value[i]>>;", "Real(1)"),
+    Mutation(
+        "ReLU passes all",
+        BROADCAST,
+        "<<relu_backward(Real(widen(maps[1].value[i])), result)>>",
+        "widen(maps[1].value[i])",
+    ),
+    Mutation("no center", SELF, "widen(x.value[i]) - <<center[i]>>;", "Real(0)"),
+    Mutation("no slope of the logit", SELF, "d_logit * <<values.slope[i]>> +", "Real(0)"),
+    Mutation("no offset", SELF, "slope[i] * x + <<offset[i]>>);", "Real(0)"),
+]
 
 
-ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS
+ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS + BROADCAST_MUTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +283,17 @@ def check_planes(module):
             cuda_excite.assert_right(cuda_excite.ExciteKernels(module), given, ("relu", "sigmoid"))
 
 
+def check_broadcast(module):
+    """The same of test_cuda_broadcast.py: vectors of two rows; sums in parts, and of two loops."""
+    ops = cuda_broadcast.BroadcastKernels(module)
+    for layout in LAYOUTS:
+        cuda_broadcast.assert_all_right(ops, make_x((2, 12, 5, 7), layout=layout))
+        for mask in (cuda_broadcast.CHANNELS, 2):
+            x = make_x((1, 4, 20, 30), layout=layout)
+            cuda_broadcast.assert_gate_right(ops, x, (mask, None))
+        cuda_broadcast.assert_squeeze_right(ops, x)
+
+
 def check_plane_bursts(module):
     """The same of pixels: more planes than it takes to fill a GPU."""
     for layout in LAYOUTS:
@@ -269,6 +307,7 @@ def test_without_mutation_all_is_right(mutant):
     switch.value = 0
     check_all(module)
     check_planes(module)
+    check_broadcast(module)
 
 
 @pytest.mark.parametrize(
@@ -292,3 +331,14 @@ def test_a_missing_term_of_a_plane_is_an_error(mutant, number):
     bursts = PLANE_MUTATIONS[number - 1].name == "squares about the pivot"
     with pytest.raises(AssertionError):
         (check_plane_bursts if bursts else check_planes)(module)
+
+
+@pytest.mark.parametrize(
+    "number", range(1, len(BROADCAST_MUTATIONS) + 1), ids=lambda n: BROADCAST_MUTATIONS[n - 1].name
+)
+def test_a_missing_term_of_a_broadcast_is_an_error(mutant, number):
+    module, switch = mutant
+    switch.value = len(MUTATIONS) + len(PLANE_MUTATIONS) + number
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        check_broadcast(module)

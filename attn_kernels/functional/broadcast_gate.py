@@ -23,8 +23,6 @@ def broadcast_gate(
     ``activation(x * (skip + gate(a * b)) + residual)``, with `combine="add"` ``a + b``. Neither the
     product of the factors nor the gate is ever stored.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         a, b: (N or 1, C or 1, H or 1, W or 1), such as one value per channel (N, C, 1, 1), pixel

@@ -17,8 +17,6 @@ def broadcast_squeeze(
 ) -> tuple[torch.Tensor, ...]:
     """Statistics that broadcast to x, all of them in one read of x.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         statistics: some of "mean" over all pixels, (N, C, 1, 1); "rows", the mean of each,

@@ -58,8 +58,7 @@ def broadcast_squeeze_gate(
             x, lambda m: (channel_gate(m), map), ("mean",), gate="sigmoid", skip=True
         )
 
-    To `torch.fx` this is `broadcast_squeeze`, the mix and `broadcast_gate`; on CUDA, where plain
-    PyTorch serves because there is no kernel yet, it is computed so, too.
+    To `torch.fx` this is `broadcast_squeeze`, the mix and `broadcast_gate`.
 
     Args:
         x: (N, C, H, W).

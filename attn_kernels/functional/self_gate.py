@@ -27,8 +27,6 @@ def self_gate(
     ``F.channel_shuffle(x * torch.sigmoid(p2 * d**2 + p1 * d + p0), groups)``, ``d = x - center``.
     The shuffle is where results are stored, no copy.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: (N, C, H, W).
         p0, p1, p2, center: (N, C), (C,), or (N or 1, C, 1, 1); None: 0.
@@ -64,7 +62,7 @@ def self_squeeze_gate(
     """`self_gate` with coefficients made of x's own statistics.
 
     The gradient of x through the gate and through the statistics is written in one pass. To
-    `torch.fx`, and on CUDA, this is `squeeze`, the mix and `self_gate`.
+    `torch.fx` this is `squeeze`, the mix and `self_gate`.
 
     Args:
         x: (N, C, H, W).

@@ -51,7 +51,9 @@ class Instruction:
 
     @property
     def falls_through(self) -> bool:
-        return self.conditional or self.name not in ENDS
+        """A branch's condition may be in front of it or its first operand: BRA.U !UP0, 0x90."""
+        conditional = self.conditional or re.match(r"!?U?P\d", self.operands) is not None
+        return conditional or self.name not in ENDS
 
     def registers(self) -> list[set[int]]:
         """Of each operand, the registers that it names; .64 is a pair of them."""
@@ -111,6 +113,28 @@ def blocks(code: list[Instruction]) -> list[Block]:
 def loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
     """The innermost loops, each as its instructions in the order of their addresses."""
     graph = blocks(code)
+    bodies = _bodies(graph)
+    for header, body in sorted(bodies.items()):
+        if not any(other in body for other in bodies if other != header):
+            yield _instructions(graph, body)
+
+
+def loops_around(code: list[Instruction]) -> Iterator[list[Instruction]]:
+    """Those that go around other loops, by the instructions that are in none of these."""
+    graph = blocks(code)
+    bodies = _bodies(graph)
+    for header, body in sorted(bodies.items()):
+        within = [bodies[other] for other in bodies if other != header and other in body]
+        if within:
+            yield _instructions(graph, body.difference(*within))
+
+
+def _instructions(graph: list[Block], body: set[int]) -> list[Instruction]:
+    return [instruction for i in sorted(body) for instruction in graph[i].instructions]
+
+
+def _bodies(graph: list[Block]) -> dict[int, set[int]]:
+    """The blocks of each loop, by that where it begins."""
     before: list[list[int]] = [[] for _ in graph]
     for i, block in enumerate(graph):
         for after in block.after:
@@ -121,9 +145,7 @@ def loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
         for header in block.after:
             if dominators[i] >> header & 1:
                 bodies.setdefault(header, {header}).update(_reaching(before, i, header))
-    for header, body in sorted(bodies.items()):
-        if not any(other in body for other in bodies if other != header):
-            yield [instruction for i in sorted(body) for instruction in graph[i].instructions]
+    return bodies
 
 
 def _dominators(before: list[list[int]]) -> list[int]:

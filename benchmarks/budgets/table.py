@@ -1,7 +1,8 @@
 """What every CUDA kernel costs by its machine code: `python -m benchmarks.budgets [--check]`.
 
 For each kernel of csrc/cuda, as nvcc compiles it for sm_80, sm_90 and sm_100, a row per innermost
-loop that loads from global memory, or that loads 16 bytes from shared memory:
+loop that loads from global memory, or that loads 16 bytes from shared memory, and behind these per
+loop around others that itself loads 16 bytes from global memory:
 
     registers, shared, spills   per thread; bytes per block beside what a launch adds; bytes
     loop                        their number in the kernel; 0: what is in no such loop, where
@@ -68,6 +69,7 @@ def measure(
 def rows_of(kernel: objects.Kernel, code: list[sass.Instruction]) -> list[Row]:
     every = list(sass.loops(code))
     loops = [loop for loop in every if any(i.load_bytes for i in loop)]
+    loops += [loop for loop in sass.loops_around(code) if widest(loop, "global") == 16]
     shared = [loop for loop in every if loop not in loops and widest(loop, "shared") == 16]
     rows = numbered(kernel, loops, "global") + numbered(kernel, shared, "shared")
     if not any(i.load_bytes == 16 for loop in loops for i in loop):

@@ -5,6 +5,8 @@
 
 namespace attn_kernels {
 
+enum class Gate { kIdentity, kSigmoid, kHardSigmoid };
+
 struct IdentityGate {
   template <class T, class Exp>
   static ATTN_HD T value(T u, Exp) {

@@ -4,18 +4,11 @@
 #include <utility>
 #include <vector>
 
+#include "../common/broadcast_operands.h"
 #include "bands.h"
 #include "launch.h"
 
 namespace attn_kernels {
-
-using Sizes = std::array<int64_t, 4>;
-
-// A tensor of these sizes in x's memory format.
-inline Tensor empty_as(const FeatureMap& x, const Sizes& s, ScalarType dtype) {
-  if (!x.channels_last) return empty(x, s, dtype);
-  return empty_strided(x, s, std::array{s[3] * s[2] * s[1], int64_t{1}, s[3] * s[1], s[1]}, dtype);
-}
 
 // Enough tasks for any machine: what is added up does not depend on the number of threads. In NCHW
 // a task has whole planes, one after the other in memory, but where channels are summed up: there
@@ -56,22 +49,6 @@ inline Broadcast joined(Bands& b, const Sizes& sizes) {
   const Broadcast stride = broadcast_strides(b, sizes);
   b.by_rows = b.by_rows || (!b.channels_last && !stride.runs_on(b.w));
   return stride;
-}
-
-inline Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
-
-// (N, C or 1, H or 1, W or 1) of the accumulate dtype; in x's memory format, if need be a copy.
-inline std::optional<Tensor> operand(const char* name, const std::optional<Tensor>& t,
-                                     const FeatureMap& x) {
-  if (!t) return t;
-  const auto fits = [](int64_t size, int64_t map) { return size == 1 || size == map; };
-  STD_TORCH_CHECK(on_device_of(x.tensor, *t) && t->scalar_type() == x.acc_dtype() &&
-                      t->dim() == 4 && t->size(0) == x.n && fits(t->size(1), x.c) &&
-                      fits(t->size(2), x.h) && fits(t->size(3), x.w),
-                  "attn_kernels: ", name,
-                  " must broadcast to x, with x's N, in the accumulate dtype, on x's device");
-  const bool is_so = x.channels_last ? is_channels_last(*t) : t->is_contiguous();
-  return is_so ? *t : torch::stable::contiguous(*t, x.format());
 }
 
 template <class A>

@@ -1,12 +1,11 @@
 // What the CPU kernels of broadcast_gate and broadcast_squeeze are called with.
 #pragma once
 
+#include "../common/broadcast_gate.h"
 #include "bands.h"
 #include "types.h"
 
 namespace attn_kernels {
-
-enum class Gate { kIdentity, kSigmoid, kHardSigmoid };
 
 // The factor skip + gate(a * b), or a + b.
 template <class A>

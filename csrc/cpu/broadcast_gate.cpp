@@ -13,13 +13,13 @@ Tensor broadcast_gate(const Tensor& x_any, const Tensor& a, const std::optional<
   const FeatureMap x = feature_map(x_any);
   STD_TORCH_CHECK(activation == "identity" || activation == "relu",
                   "attn_kernels: activation must be identity or relu, got ", activation);
-  const FactorOf factor(x, a, b, combine, gate, skip);
+  const FactorOperands factor(x, a, b, combine, gate, skip);
   const std::optional<Tensor> residual = optional_map(residual_any, x);
   const Tensor y = empty_like(x);
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
     Bands bands = make_bands(x);
-    const auto of = factor.of<acc_t<T>>(bands);
+    const auto of = factor_of<acc_t<T>>(bands, factor);
     run_bands(kernels<T>().broadcast_gate,
               BroadcastGate<T>{bands, of, data<T>(x.tensor), optional_data<T>(residual),
                                activation == "relu", data<T>(y)});
@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> broadcast_gate_sums(
     const Tensor& dy_any, const Tensor& x_any, const Tensor& a, const std::optional<Tensor>& b,
     const std::optional<Tensor>& y_any, const std::string& combine, const std::string& gate) {
   const FeatureMap x = feature_map(x_any);
-  const FactorOf factor(x, a, b, combine, gate, false);
+  const FactorOperands factor(x, a, b, combine, gate, false);
   const Tensor dy = laid_out_as(dy_any, x);
   const std::optional<Tensor> y = optional_map(y_any, x);
   const Tensor dr = y ? empty_like(x) : empty(x, std::array<int64_t, 1>{0}, x.dtype());
@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> broadcast_gate_sums(
   SumsOf d_b(x, bands, b ? sizes_of(*factor.b) : Sizes{}, b.has_value());
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
-    const auto of = factor.of<acc_t<T>>(bands);
+    const auto of = factor_of<acc_t<T>>(bands, factor);
     run_bands(kernels<T>().broadcast_gate_sums,
               BroadcastGateSums<T>{bands, of, data<T>(dy), data<T>(x.tensor), optional_data<T>(y),
                                    d_a.to(), d_b.to(), data<T>(dr)});

@@ -7,24 +7,16 @@
 namespace attn_kernels {
 namespace {
 
-// The bits of the argument `statistics`.
-enum BroadcastStatistic : int64_t { kMean = 1, kSum = 2, kRows = 4, kColumns = 8, kAll = 15 };
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> broadcast_squeeze(
     const Tensor& x_any, const std::optional<Tensor>& weight_any, int64_t statistics) {
   const FeatureMap x = feature_map(x_any);
-  STD_TORCH_CHECK(statistics > 0 && statistics <= kAll,
-                  "attn_kernels: statistics must be the sum of some of 1, 2, 4, 8, got ",
-                  statistics);
-  const auto wants = [&](BroadcastStatistic s) { return (statistics & s) != 0; };
-  STD_TORCH_CHECK(weight_any.has_value() == wants(kSum),
-                  "attn_kernels: weight and the sum over channels come together");
+  const BroadcastStatistics to(statistics, weight_any.has_value());
   const std::optional<Tensor> weight = operand("weight", weight_any, x);
-  Bands bands = make_bands(x, wants(kSum));
-  SumsOf mean(x, bands, {x.n, x.c, 1, 1}, wants(kMean));
-  SumsOf sum(x, bands, {x.n, 1, x.h, x.w}, wants(kSum));
-  SumsOf rows(x, bands, {x.n, x.c, x.h, 1}, wants(kRows));
-  SumsOf columns(x, bands, {x.n, x.c, 1, x.w}, wants(kColumns));
+  Bands bands = make_bands(x, to.wants(kSums));
+  SumsOf mean(x, bands, {x.n, x.c, 1, 1}, to.wants(kMeans));
+  SumsOf sum(x, bands, {x.n, 1, x.h, x.w}, to.wants(kSums));
+  SumsOf rows(x, bands, {x.n, x.c, x.h, 1}, to.wants(kRows));
+  SumsOf columns(x, bands, {x.n, x.c, 1, x.w}, to.wants(kColumns));
   with_dtype(x, [&](auto t) {
     using T = decltype(t);
     const auto of_weight = operand_of<acc_t<T>>(bands, weight);
@@ -47,11 +39,9 @@ std::tuple<Tensor, Tensor> broadcast_squeeze_backward(
     const std::optional<Tensor>& d_rows_any, const std::optional<Tensor>& d_columns_any,
     const std::string& combine, const std::string& gate, bool skip) {
   const FeatureMap x = feature_map(x_any);
-  STD_TORCH_CHECK(dr_any.has_value() == a.has_value() && (a.has_value() || !b.has_value()),
-                  "attn_kernels: dr and the factors come together");
-  STD_TORCH_CHECK(weight_any.has_value() == d_sum_any.has_value(),
-                  "attn_kernels: weight and d_sum come together");
-  const FactorOf factor(x, a, b, combine, gate, skip);
+  check_broadcast_gradients(dr_any.has_value(), a.has_value(), b.has_value(),
+                            weight_any.has_value(), d_sum_any.has_value());
+  const FactorOperands factor(x, a, b, combine, gate, skip);
   const std::optional<Tensor> dr = optional_map(dr_any, x);
   const std::optional<Tensor> weight = operand("weight", weight_any, x);
   const std::optional<Tensor> d_mean = operand("d_mean", d_mean_any, x);
@@ -65,7 +55,7 @@ std::tuple<Tensor, Tensor> broadcast_squeeze_backward(
     using T = decltype(t);
     using A = acc_t<T>;
     BroadcastSqueezeBackward<T> args{bands,
-                                     factor.of<A>(bands),
+                                     factor_of<A>(bands, factor),
                                      optional_data<T>(dr),
                                      data<T>(x.tensor),
                                      operand_of<A>(bands, weight),

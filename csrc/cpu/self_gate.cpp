@@ -25,11 +25,6 @@ SelfGateOperands<A> operands_of(const FeatureMap& x, Bands& b, const Coefficient
           coefficient_of<A>("p1", p1, x, b), coefficient_of<A>("p0", p0, x, b)};
 }
 
-void check_groups(int64_t groups, const FeatureMap& x) {
-  STD_TORCH_CHECK(groups > 0 && x.c % groups == 0,
-                  "attn_kernels: groups must divide x's channels, got ", groups);
-}
-
 Tensor self_gate(const Tensor& x_any, const Coefficient& center, const Coefficient& p2,
                  const Coefficient& p1, const Tensor& p0, int64_t groups) {
   const FeatureMap x = feature_map(x_any);

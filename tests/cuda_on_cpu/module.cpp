@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "plane_ops.h"
+#include "broadcast_ops.h"
 
 namespace {
 
@@ -12,11 +12,11 @@ using namespace cuda_on_cpu;
 
 std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, const Case& at,
                              const std::vector<Bytes>& input) {
-  if (dtype == "float32") return AllOps<float>{at, input}.run(op);
+  if (dtype == "float32") return BroadcastOps<float>{at, input}.run(op);
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
-  if (dtype == "float16") return AllOps<__half>{at, input}.run(op);
-  if (dtype == "bfloat16") return AllOps<__nv_bfloat16>{at, input}.run(op);
-  if (dtype == "float64") return AllOps<double>{at, input}.run(op);
+  if (dtype == "float16") return BroadcastOps<__half>{at, input}.run(op);
+  if (dtype == "bfloat16") return BroadcastOps<__nv_bfloat16>{at, input}.run(op);
+  if (dtype == "float64") return BroadcastOps<double>{at, input}.run(op);
 #endif
   throw std::runtime_error("no dtype " + dtype);
 }
@@ -151,6 +151,8 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
     T* y = view ? x : nullptr;
     attn_kernels::affine_gate_sums<T>(launch, shape, channels_last,
                                       {x, x, y, nullptr, real, real, y});
+  } else {
+    launch_broadcast<T>(launch, op, shape, channels_last, x, real, view);
   }
   return launches;
 }

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdio>
 
-#include "plane_ops.h"
+#include "broadcast_ops.h"
 
 namespace {
 
@@ -74,6 +74,32 @@ void run_planes(const Case& at, std::int64_t r) {
   run("squeeze_excite_backward", {dy, x, w, w, scale, scale, hidden, silu_and_sigmoid});
 }
 
+// Those whose operands broadcast to x: a per channel, b per pixel; statistics of all kinds, in one
+// part or in several; two groups.
+template <class T>
+void run_broadcast(const Case& at) {
+  using Real = Acc<T>;
+  const std::int64_t n = at.shape.n, c = at.shape.c, elements = n * c * at.shape.hw;
+  const Bytes x = random_tensor<T>(elements), dy = random_tensor<T>(elements), none;
+  const Bytes channels = random_tensor<Real>(n * c), pixels = random_tensor<Real>(n * at.shape.hw);
+  const Bytes rows = random_tensor<Real>(n * c * at.shape.h);
+  const Bytes columns = random_tensor<Real>(n * c * at.shape.w);
+  const Bytes kinds = bytes_of<std::int64_t>({1, 6, 0, 1, 1});
+  const Bytes groups = bytes_of<std::int64_t>({2}), every = bytes_of<std::int64_t>({15});
+  const auto run = [&](const char* op, const std::vector<Bytes>& input) {
+    BroadcastOps<T>(at, input).run(op);
+  };
+  run("broadcast_gate", {x, channels, pixels, dy, kinds});
+  run("broadcast_gate_sums", {dy, x, channels, pixels, dy, kinds});
+  run("broadcast_squeeze", {x, channels, every});
+  run("broadcast_squeeze_backward",
+      {dy, x, channels, pixels, channels, channels, pixels, rows, columns, kinds});
+  run("self_gate", {x, channels, channels, none, channels, groups});
+  run("self_gate_sums", {dy, x, channels, channels, none, channels, groups});
+  run("self_gate_backward",
+      {dy, x, channels, channels, channels, channels, channels, none, groups});
+}
+
 // Two tiles for one block of the weight gradient, which loops over them.
 void run_weight_gradient_in_one_block() {
   const Shape shape(2, 1, 3, 5);
@@ -99,10 +125,13 @@ int main() {
   for (const bool channels_last : {false, true}) {
     run_planes<float>({Shape(2, 4, 5, 7), channels_last}, 2);
     run_planes<float>({Shape(1, 2, 50, 84), channels_last}, 1);  // in parts
+    run_broadcast<float>({Shape(2, 4, 5, 7), channels_last});
 #if !defined(__SANITIZE_THREAD__)
     run_planes<__half>({Shape(2, 8, 5, 7), channels_last}, 1);
     run_planes<__half>({Shape(1, 4, 3, 3), channels_last, 0, 1}, 3);
     run_planes<double>({Shape(1, 3, 15, 15), channels_last}, 2);
+    run_broadcast<__half>({Shape(1, 8, 20, 30), channels_last});
+    run_broadcast<__half>({Shape(2, 8, 7, 7), channels_last, 0, 1});
 #endif
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
     run_all<float>({Shape(1, 8, 4, 6), channels_last, 3});
