@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "plane_ops.h"
+#include "mix_ops.h"
 
 namespace {
 
@@ -12,11 +12,11 @@ using namespace cuda_on_cpu;
 
 std::vector<Bytes> run_dtype(const std::string& op, const std::string& dtype, const Case& at,
                              const std::vector<Bytes>& input) {
-  if (dtype == "float32") return AllOps<float>{at, input}.run(op);
+  if (dtype == "float32") return MixOps<float>{at, input}.run(op);
 #if !defined(CUDA_ON_CPU_ONLY_FLOAT32)
-  if (dtype == "float16") return AllOps<__half>{at, input}.run(op);
-  if (dtype == "bfloat16") return AllOps<__nv_bfloat16>{at, input}.run(op);
-  if (dtype == "float64") return AllOps<double>{at, input}.run(op);
+  if (dtype == "float16") return MixOps<__half>{at, input}.run(op);
+  if (dtype == "bfloat16") return MixOps<__nv_bfloat16>{at, input}.run(op);
+  if (dtype == "float64") return MixOps<double>{at, input}.run(op);
 #endif
   throw std::runtime_error("no dtype " + dtype);
 }
@@ -85,6 +85,7 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   const Recorder launch{&launches};
   const attn_kernels::Convolution<Real> conv{k, 1, real, real};
   const attn_kernels::ViewGradients<Real> grads{real, real, real};
+  if (launch_mix_ops<T>(launch, op, shape, channels_last, x, view)) return launches;
   if (op == "channel_pool") {
     attn_kernels::pool<T>(launch, shape, channels_last, x, scale, scale, real, x);
   } else if (op == "channel_pool_backward") {
