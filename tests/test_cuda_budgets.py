@@ -127,6 +127,10 @@ LIMITS = {
     "plane_reduce_kernel<GateSums<__half, false>, false, 8, false>": (8, 22),  # two streams
     "gate_kernel<__half, false, 8, false, true, false, false>": (4, 40),
     "squeeze_gradient_kernel<__half, false, 8, false>": (8, 46),  # two streams
+    "mix_kernel<__half, false, 8>": (4, 45),  # a map after the other
+    "plane_reduce_kernel<MixSums<__half>, false, 8, true>": (8, 52),  # two vectors of four streams
+    "blend_kernel<__half, false, 8>": (12, 105),  # three streams
+    "plane_reduce_kernel<BlendSums<__half>, false, 8, true>": (8, 122),  # two vectors of four
 }
 
 
@@ -157,7 +161,8 @@ def test_the_weight_gradient_takes_few_instructions():
 def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
     through_x = re.compile(
-        r"((plane_)?reduce|gate|squeeze_gradient)_kernel<|input_gradient_kernel<\w+, \w+, \d, true"
+        r"((plane_)?reduce|gate|squeeze_gradient|mix|blend)_kernel<"
+        r"|input_gradient_kernel<\w+, \w+, \d, true"
     )
     widest = {}
     for row in table.read():

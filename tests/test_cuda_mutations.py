@@ -4,6 +4,7 @@ import ctypes
 import re
 
 import pytest
+import test_cuda_mix as cuda_mix
 import test_cuda_planes as cuda_planes
 import test_cuda_squeeze_excite as cuda_excite
 import torch
@@ -187,9 +188,27 @@ PLANE_MUTATIONS = [
     Mutation("offset of every pixel", EXCITE, "sum * <<a.share>>;", "Real(1)"),
     Mutation("one image's weights", EXCITE, "n < <<a.n>>; ++n", "1"),
 ]
+MIX, BLEND = "cuda/mix.cuh", "cuda/blend.cuh"
+MIX_MUTATIONS = [
+    Mutation("one factor for all maps", MIX, "s.begin(rows + int64_t{m} * <<a.shape.c>>", "0"),
+    Mutation("a mix without residual", MIX, "+= <<widen(residual[u].value[i])>>", "Real(0)"),
+    Mutation("a map's first part", MIX, "+ <<part>> * maps.part", "0"),
+    Mutation("images of dense maps", MIX, "image * <<of.image>>", "0"),
+    Mutation("pixels of dense maps", MIX, "slots * <<of.pixel>> / V", "0"),
+    Mutation("an odd map twice", MIX, "(<<has_second>> ? total", "true"),
+    Mutation("the last maps' mean", MIX, "mean[plane] = <<first > 0>> ?", "false"),
+    Mutation("sums without dr", MIX, "= <<has_dr>> ? Real", "false"),
+    Mutation("dx of a map without dr", MIX, "value[i])), <<s(u, i)>>, dx[i]", "Real(0)"),
+    Mutation("a mix's dx without offset", MIX, "dx[i] = <<offset(u, i)>>;", "Real(0)"),
+    Mutation("one channel's scale", BLEND, "scale_[i] = op.scale[visit.plane + <<i>>]", "0"),
+    Mutation("da without scale", BLEND, "d.logit * <<scale_[of]>>;", "Real(1)"),
+    Mutation("d_scale without a", BLEND, "d.logit * <<a>>;", "Real(1)"),
+    Mutation("no shift in the weight", BLEND, "scale(u, i), <<shift(u, i)>>);", "Real(0)"),
+    Mutation("dx for dy", BLEND, "dy[i] = <<d.y>>;", "d.x"),
+]
 
 
-ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS
+ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS + MIX_MUTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -264,11 +283,22 @@ def check_plane_bursts(module):
         )
 
 
+def check_mix(module):
+    """The same of test_cuda_mix.py."""
+    kernels = cuda_mix.MixKernels(module)
+    for layout in LAYOUTS:
+        for shape, *maps in [((2, 8, 5, 7), 3, 1), ((2, 4, 2, 6), 1, 3)]:
+            cuda_mix.assert_mix_right(kernels, shape, torch.float32, layout, *maps)
+        for shape in [(2, 8, 5, 7), (1, 4, 50, 84)]:
+            cuda_mix.assert_blend_right(kernels, cuda_mix.blend_operands(shape, layout=layout))
+
+
 def test_without_mutation_all_is_right(mutant):
     module, switch = mutant
     switch.value = 0
     check_all(module)
     check_planes(module)
+    check_mix(module)
 
 
 @pytest.mark.parametrize(
@@ -292,3 +322,13 @@ def test_a_missing_term_of_a_plane_is_an_error(mutant, number):
     bursts = PLANE_MUTATIONS[number - 1].name == "squares about the pivot"
     with pytest.raises(AssertionError):
         (check_plane_bursts if bursts else check_planes)(module)
+
+
+@pytest.mark.parametrize(
+    "number", range(1, len(MIX_MUTATIONS) + 1), ids=lambda n: MIX_MUTATIONS[n - 1].name
+)
+def test_a_missing_term_of_a_mix_is_an_error(mutant, number):
+    module, switch = mutant
+    switch.value = len(MUTATIONS) + len(PLANE_MUTATIONS) + number
+    with pytest.raises(AssertionError):
+        check_mix(module)

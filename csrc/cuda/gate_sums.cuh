@@ -38,7 +38,7 @@ __device__ __forceinline__ void mask_gradient(Vector<T, V>& dr, const Vector<T, 
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const Real y = widen(result.value[i]);
-    dr.value[i] = narrow<T>(relu_backward(Real(widen(dr.value[i])), y));
+    dr.value[i] = narrow<T>(relu_backward(widen(dr.value[i]), y));
   }
 }
 
