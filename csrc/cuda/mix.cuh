@@ -270,12 +270,10 @@ __global__ void __launch_bounds__(kThreads, 2) mix_gradient_kernel(MixGradientAr
       offset.fetch(stream, u, first + v);
     }
     for_maps<V>(a.dx, place, [&](int m, const Walk<V, T>& to) {
-      PerChannel<Real, kChannelsLast, V, (V > 1)> s;
-      if (has_dr) s.begin(a.s + rows + int64_t{m} * a.shape.c, stream, true);
+      MaybePerChannel<Real, kChannelsLast, V, (V > 1)> s;
+      s.begin(a.s, rows + int64_t{m} * a.shape.c, stream, true);
 #pragma unroll
-      for (int u = 0; u < kBurst; ++u) {
-        if (has_dr) s.fetch(stream, u, first + within(u, left));
-      }
+      for (int u = 0; u < kBurst; ++u) s.fetch(stream, u, first + within(u, left));
 #pragma unroll
       for (int u = 0; u < kBurst; ++u) {
         if (u >= left) break;

@@ -128,9 +128,10 @@ class MaybePerChannel : public PerChannel<Value, kChannelsLast, V, kSplit> {
 
  public:
   // rows: of all images, or null; at: where the image's row begins
-  __device__ void begin(const Value* rows, int64_t at, const Stream<kChannelsLast, V>& stream) {
+  __device__ void begin(const Value* rows, int64_t at, const Stream<kChannelsLast, V>& stream,
+                        bool aligned = false) {
     is_given_ = rows != nullptr;
-    if (is_given_) return Given::begin(rows + at, stream);
+    if (is_given_) return Given::begin(rows + at, stream, aligned);
     this->split_ = V;
 #pragma unroll
     for (Value& value : this->value_) value = 0;
