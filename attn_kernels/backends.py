@@ -17,13 +17,13 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 # op -> device type -> the backend that has a kernel for it.
 KERNELS = {
     "affine_gate": {"cpu": "cpu", "cuda": "cuda"},
-    "blend": {"cpu": "cpu"},
+    "blend": {"cpu": "cpu", "cuda": "cuda"},
     "broadcast_gate": {"cpu": "cpu", "cuda": "cuda"},
     "broadcast_squeeze": {"cpu": "cpu", "cuda": "cuda"},
     "channel_pool": {"cpu": "cpu", "cuda": "cuda"},
     "gam_channel_gate": {"cpu": "cpu", "cuda": "triton"},
-    "mix": {"cpu": "cpu"},
-    "mix_squeeze": {"cpu": "cpu"},
+    "mix": {"cpu": "cpu", "cuda": "cuda"},
+    "mix_squeeze": {"cpu": "cpu", "cuda": "cuda"},
     "scale_gate": {"cpu": "cpu", "cuda": "triton"},
     "self_gate": {"cpu": "cpu", "cuda": "cuda"},
     "spatial_attention": {"cpu": "cpu", "cuda": "cuda"},

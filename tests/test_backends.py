@@ -1,7 +1,9 @@
 import asyncio
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,14 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_available():
     assert ak.available_backends()[-2:] == ("cpu", "reference")
+
+
+def test_what_has_a_cuda_kernel_is_served_by_it():
+    """And nothing else."""
+    sources = (Path(ak.__file__).parents[1] / "csrc/cuda").glob("*.cu")
+    registered = {op for s in sources for op in re.findall(r'm\.impl\("(\w+)"', s.read_text())}
+    serving = {op for op, found in backends.KERNELS.items() if found.get("cuda") == "cuda"}
+    assert serving == registered & backends.KERNELS.keys()
 
 
 def test_use_backend_is_undone():

@@ -142,6 +142,10 @@ LIMITS = {
     "broadcast_gate_kernel<__half, 8>": (8, 26),  # two streams; what is done to them comes behind
     "box_sums_kernel<BroadcastMap<__half>, 8>": (4, 44),
     "box_sums_kernel<BroadcastGateSums<__half>, 8>": (12, 35),  # three streams
+    "mix_kernel<__half, false, 8>": (4, 45),  # a map after the other
+    "plane_reduce_kernel<MixSums<__half>, false, 8, true>": (8, 52),  # two vectors of four streams
+    "blend_kernel<__half, false, 8>": (12, 105),  # three streams
+    "plane_reduce_kernel<BlendSums<__half>, false, 8, true>": (8, 122),  # two vectors of four
 }
 
 
@@ -172,7 +176,8 @@ def test_the_weight_gradient_takes_few_instructions():
 def test_every_kernel_of_wide_vectors_has_a_burst():
     """Of those that go through x; what else is small."""
     through_x = re.compile(
-        r"((plane_)?reduce|gate|squeeze_gradient)_kernel<|input_gradient_kernel<\w+, \w+, \d, true"
+        r"((plane_)?reduce|gate|squeeze_gradient|mix|blend)_kernel<"
+        r"|input_gradient_kernel<\w+, \w+, \d, true"
         r"|(broadcast_gate|self_gate|self_gate_gradient|box_sums)_kernel<"
     )
     widest = {}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import test_cuda_broadcast as cuda_broadcast
+import test_cuda_mix as cuda_mix
 import test_cuda_planes as cuda_planes
 import test_cuda_squeeze_excite as cuda_excite
 import torch
@@ -216,7 +217,27 @@ BROADCAST_MUTATIONS = [
 ]
 
 
-ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS + BROADCAST_MUTATIONS
+MIX, BLEND = "cuda/mix.cuh", "cuda/blend.cuh"
+MIX_MUTATIONS = [
+    Mutation("one factor for all maps", MIX, "s.begin(rows + int64_t{m} * <<a.shape.c>>", "0"),
+    Mutation("a mix without residual", MIX, "+= <<widen(residual[u].value[i])>>", "Real(0)"),
+    Mutation("a map's first part", MIX, "+ <<part>> * maps.part", "0"),
+    Mutation("images of dense maps", MIX, "image * <<of.image>>", "0"),
+    Mutation("pixels of dense maps", MIX, "slots * <<of.pixel>> / V", "0"),
+    Mutation("an odd map twice", MIX, "(<<has_second>> ? total", "true"),
+    Mutation("the last maps' mean", MIX, "mean[plane] = <<first > 0>> ?", "false"),
+    Mutation("sums without dr", MIX, "= <<has_dr>> ? Real", "false"),
+    Mutation("dx of a map without dr", MIX, "value[i])), <<s(u, i)>>, dx[i]", "Real(0)"),
+    Mutation("a mix's dx without offset", MIX, "dx[i] = <<offset(u, i)>>;", "Real(0)"),
+    Mutation("one channel's scale", BLEND, "scale_[i] = op.scale[visit.plane + <<i>>]", "0"),
+    Mutation("da without scale", BLEND, "d.logit * <<scale_[of]>>;", "Real(1)"),
+    Mutation("d_scale without a", BLEND, "d.logit * <<a>>;", "Real(1)"),
+    Mutation("no shift in the weight", BLEND, "scale(u, i), <<shift(u, i)>>);", "Real(0)"),
+    Mutation("dx for dy", BLEND, "dy[i] = <<d.y>>;", "d.x"),
+]
+
+
+ALL_MUTATIONS = MUTATIONS + PLANE_MUTATIONS + BROADCAST_MUTATIONS + MIX_MUTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -302,12 +323,23 @@ def check_plane_bursts(module):
         )
 
 
+def check_mix(module):
+    """The same of test_cuda_mix.py."""
+    kernels = cuda_mix.MixKernels(module)
+    for layout in LAYOUTS:
+        for shape, *maps in [((2, 8, 5, 7), 3, 1), ((2, 4, 2, 6), 1, 3)]:
+            cuda_mix.assert_mix_right(kernels, shape, torch.float32, layout, *maps)
+        for shape in [(2, 8, 5, 7), (1, 4, 50, 84)]:
+            cuda_mix.assert_blend_right(kernels, cuda_mix.blend_operands(shape, layout=layout))
+
+
 def test_without_mutation_all_is_right(mutant):
     module, switch = mutant
     switch.value = 0
     check_all(module)
     check_planes(module)
     check_broadcast(module)
+    check_mix(module)
 
 
 @pytest.mark.parametrize(
@@ -334,11 +366,14 @@ def test_a_missing_term_of_a_plane_is_an_error(mutant, number):
 
 
 @pytest.mark.parametrize(
-    "number", range(1, len(BROADCAST_MUTATIONS) + 1), ids=lambda n: BROADCAST_MUTATIONS[n - 1].name
+    "number",
+    range(len(MUTATIONS + PLANE_MUTATIONS) + 1, len(ALL_MUTATIONS) + 1),
+    ids=lambda n: ALL_MUTATIONS[n - 1].name,
 )
-def test_a_missing_term_of_a_broadcast_is_an_error(mutant, number):
+def test_a_missing_term_of_a_broadcast_or_a_mix_is_an_error(mutant, number):
     module, switch = mutant
-    switch.value = len(MUTATIONS) + len(PLANE_MUTATIONS) + number
+    switch.value = number
     torch.manual_seed(0)
+    seen_by = check_mix if ALL_MUTATIONS[number - 1] in MIX_MUTATIONS else check_broadcast
     with pytest.raises(AssertionError):
-        check_broadcast(module)
+        seen_by(module)

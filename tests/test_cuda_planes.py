@@ -238,6 +238,7 @@ def test_empty_batch(module, layout):
 
 OPS = ["squeeze", "squeeze_backward", "affine_gate", "affine_gate_sums"]
 OPS += ["squeeze_excite", "squeeze_excite_backward"]
+OPS += ["mix", "mix_sums", "mix_backward", "blend", "blend_backward"]
 SIZES = [(8, 64, 112, 112), (8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7)]
 EXTREMES = [(1, 1, 1, 1), (65536, 3, 1, 1), (1, 1, 46341, 46341), (2, 2**20, 32, 33), (0, 3, 4, 5)]
 

@@ -24,8 +24,6 @@ def blend(
     a is a branch before the batch normalisation that it ends in, which is scale and shift; g is a
     second, global one. Neither w nor what the sigmoid gets is ever stored.
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x, y, a: (N, C, H, W).
         scale, shift: (N, C), (C,), or (N or 1, C, 1, 1).

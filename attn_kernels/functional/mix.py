@@ -23,8 +23,6 @@ def mix(
     ``activation(s[:, 0] * x[0] + s[:, 1] * x[1] + ... + residual)``. Maps are not stacked; slices
     of the channels of one are read where they are. (Of more than four tensors they are joined.)
 
-    On CUDA plain PyTorch serves: there is no kernel yet.
-
     Args:
         x: M maps (N, C, H, W), or one (N, M * C, H, W), whose channels are those of M maps, one map
             after the other.
@@ -56,8 +54,6 @@ def mix(
 @overridable
 def mix_squeeze(x: Maps, parts: int = 1) -> torch.Tensor:
     """The mean over pixels of the sum of M maps, in one read of them.
-
-    On CUDA plain PyTorch serves: there is no kernel yet.
 
     Args:
         x: M maps (N, C, H, W), or one (N, M * C, H, W), whose channels are those of M maps.

@@ -22,7 +22,7 @@ def mix_squeeze_gate(
     """`mix` with factors made of the mean of the sum of all maps: what selects among branches.
 
     ``mix(x, select(mix_squeeze(x, parts)), ...)``, where the gradients of the maps through their
-    mix and through the mean are written in one pass. To `torch.fx`, and on CUDA, it is computed so.
+    mix and through the mean are written in one pass. To `torch.fx` it is computed so.
 
     Args:
         x, parts: as `mix_squeeze` takes them.

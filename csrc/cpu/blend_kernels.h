@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../common/blend.h"
 #include "buffer.h"
 #include "planes_kernels.h"
 
@@ -13,9 +14,9 @@ template <class T>
 void blend(const Blend<T>& b, int64_t begin, int64_t end) {
   for (int64_t task = begin; task < end; ++task) {
     walk_task<T>(b.planes, task, {b.scale, b.shift}, [&](int64_t at, const auto& k, auto lanes) {
-      const auto w = sigmoid(load_lanes(b.a + at, lanes) * k[0] + k[1], VectorExp{});
+      const auto w = blend_weight(load_lanes(b.a + at, lanes), k[0], k[1], VectorExp{});
       const auto x = load_lanes(b.x + at, lanes), y = load_lanes(b.y + at, lanes);
-      store_lanes(b.z + at, b.factor * (x * w + y * (1 - w)), lanes, b.past_cache);
+      store_lanes(b.z + at, blended(x, y, w, b.factor), lanes, b.past_cache);
     });
   }
   end_stores(b.past_cache);
@@ -30,12 +31,12 @@ ATTN_INLINE void blend_gradients(const BlendBackward<T>& b, int64_t at, Vec<acc_
                                  Vec<acc_t<T>> shift, Vec<acc_t<T>>& d_scale,
                                  Vec<acc_t<T>>& d_shift, Lanes lanes) {
   using V = Vec<acc_t<T>>;
-  const V a = load_lanes(b.a + at, lanes), dz = b.factor * load_lanes(b.dz + at, lanes);
-  const V w = sigmoid(a * scale + shift, VectorExp{});
-  const V apart = load_lanes(b.x + at, lanes) - load_lanes(b.y + at, lanes);
-  const V d_logit = fill_missing<acc_t<T>>(sigmoid_backward(dz * apart, w), V{}, lanes);
-  store_lanes(b.dx + at, dz * w, lanes, b.past_cache);
-  store_lanes(b.dy + at, dz * (1 - w), lanes, b.past_cache);
+  const V a = load_lanes(b.a + at, lanes), w = blend_weight(a, scale, shift, VectorExp{});
+  const auto d = blend_gradient(load_lanes(b.dz + at, lanes), load_lanes(b.x + at, lanes),
+                                load_lanes(b.y + at, lanes), w, b.factor);
+  const V d_logit = fill_missing<acc_t<T>>(d.logit, V{}, lanes);
+  store_lanes(b.dx + at, d.x, lanes, b.past_cache);
+  store_lanes(b.dy + at, d.y, lanes, b.past_cache);
   store_lanes(b.da + at, d_logit * scale, lanes, b.past_cache);
   d_scale = d_logit * a;
   d_shift = d_logit;

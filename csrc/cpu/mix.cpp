@@ -3,53 +3,22 @@
 #include <tuple>
 #include <vector>
 
+#include "../common/mix_operands.h"
 #include "planes_launch.h"
 
 namespace attn_kernels {
 namespace {
 
 using Optional = std::optional<Tensor>;
-using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// Whether planes, or in channels_last images, are dense: a slice of channels is.
-bool is_in_place(const Tensor& t, bool channels_last) {
-  const int64_t h = t.size(2), w = t.size(3);
-  if (channels_last)
-    return (t.size(1) == 1 || t.stride(1) == 1) &&
-           (h == 1 || w == 1 || t.stride(2) == w * t.stride(3));
-  return (w == 1 || t.stride(3) == 1) && (h == 1 || t.stride(2) == w);
-}
-
-// One of the maps that x is made of. Formats are those of feature_map, but a slice is no reason for
-// a copy.
-FeatureMap part_of(const Tensor& x, int64_t parts) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
-                  "attn_kernels: x must be (N, C, H, W), with C, H and W of at least 1");
-  STD_TORCH_CHECK(parts > 0 && x.size(1) % parts == 0,
-                  "attn_kernels: parts must divide x's channels");
-  const bool last = !x.is_contiguous() && (is_channels_last(x) || is_channels_last_in_part(x));
-  return {x, x.size(0), x.size(1) / parts, x.size(2), x.size(3), last};
-}
-
-// The maps of a mix: the parts of some tensors alike.
-struct Maps {
-  int64_t parts;
-  FeatureMap like;  // shape and format of one map, dtype and device of all
-  std::vector<Tensor> tensors;
-
-  Maps(const Tensor& x, int64_t parts) : parts(parts), like(part_of(x, parts)) {}
-
+// Read where they are, with a single pixel's planes as those of many channels.
+struct Maps : MixOperands {
+  using MixOperands::MixOperands;
   Maps(const Tensor& x, std::initializer_list<const Optional*> others, int64_t parts)
-      : Maps(x, parts) {
-    add(x);
-    for (const Optional* t : others)
-      if (*t) add(**t);
-  }
+      : MixOperands(x, others, parts, [](const Tensor& t, const FeatureMap& like) {
+          return is_in_place(t, pixels_outermost(like));
+        }) {}
 
-  int64_t count() const { return static_cast<int64_t>(tensors.size()) * parts; }
-  FeatureMap all_parts() const {
-    return {like.tensor, like.n, like.c * parts, like.h, like.w, like.channels_last};
-  }
   Planes planes() const { return {like.n, like.c, like.h * like.w, pixels_outermost(like), 1, 1}; }
 
   template <class E>
@@ -64,19 +33,12 @@ struct Maps {
     }
     return found;
   }
-
- private:
-  void add(const Tensor& t) {
-    check_same_shape("a map", t, all_parts());
-    const bool is_so = is_in_place(t, pixels_outermost(like));
-    tensors.push_back(is_so ? t : torch::stable::contiguous(t, like.format()));
-  }
 };
 
 // s, (n, maps, c).
 template <class A>
 const A* selection(const Tensor& s, const Maps& x) {
-  check_parameter("s", s, x.like, std::array{x.like.n, x.count(), x.like.c});
+  x.check_selection(s);
   return data<A>(s);
 }
 
@@ -84,9 +46,7 @@ Tensor mix(const Tensor& x0, const Optional& x1, const Optional& x2, const Optio
            const Tensor& s, const Optional& residual_any, const std::string& activation) {
   STD_TORCH_CHECK(activation == "identity" || activation == "relu",
                   "attn_kernels: activation must be identity or relu, got ", activation);
-  STD_TORCH_CHECK(s.dim() == 3 && s.size(2) > 0 && x0.dim() == 4 && x0.size(1) % s.size(2) == 0,
-                  "attn_kernels: s must be (N, maps, C), where C divides x's channels");
-  const Maps x(x0, {&x1, &x2, &x3}, x0.size(1) / s.size(2));
+  const Maps x(x0, {&x1, &x2, &x3}, parts_of(x0, s));
   const Optional residual = optional_map(residual_any, x.like);
   const Tensor y = empty_like(x.like);
   with_dtype(x.like, [&](auto t) {
@@ -138,13 +98,13 @@ Tensor mix_squeeze(const Tensor& x0, const Optional& x1, const Optional& x2, con
   return mean;
 }
 
-Four mix_backward(const Optional& dr_any, const Tensor& x0, const Optional& s,
-                  const Optional& offset, int64_t tensors, int64_t parts) {
-  STD_TORCH_CHECK(dr_any.has_value() == s.has_value(), "attn_kernels: dr and s come together");
-  STD_TORCH_CHECK(1 <= tensors && tensors <= 4, "attn_kernels: tensors must be from 1 to 4");
+std::tuple<Tensor, Tensor, Tensor, Tensor> mix_backward(const Optional& dr_any, const Tensor& x0,
+                                                        const Optional& s, const Optional& offset,
+                                                        int64_t tensors, int64_t parts) {
+  check_selected(dr_any, s);
   Maps dx(x0, parts);
   const Optional dr = optional_map(dr_any, dx.like);
-  for (int64_t i = 0; i < tensors; ++i) dx.tensors.push_back(empty_like(dx.all_parts()));
+  dx.add_results(tensors);
   with_dtype(dx.like, [&](auto t) {
     using T = decltype(t);
     using A = acc_t<T>;
@@ -156,10 +116,7 @@ Four mix_backward(const Optional& dr_any, const Tensor& x0, const Optional& s,
                                                          past_cache<T>(dx.like, dx.count()),
                                                          {maps.data(), dx.count()}});
   });
-  const auto result = [&](int64_t i) {
-    return i < tensors ? dx.tensors[i] : per_channel(dx.like, dx.like.dtype(), false);
-  };
-  return {result(0), result(1), result(2), result(3)};
+  return dx.results();
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_kernels, CPU, m) {

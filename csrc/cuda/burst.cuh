@@ -1,5 +1,6 @@
-// Loads in bursts: a thread asks for kBurst vectors before it uses the first, since memory answers
-// late and a loop of single loads would wait for each.
+// Loads in bursts: a thread asks for kBurst vectors, or for fewer of each of several tensors,
+// before it uses the first, since memory answers late and a loop of single loads would wait for
+// each.
 #pragma once
 
 #include "device.cuh"
@@ -16,13 +17,15 @@ struct Int {
   constexpr __device__ operator int() const { return V; }
 };
 
-// Calls body(first, left) for the vectors [first, first + left) of `count`; left is Int<kBurst>, or
-// fewer in the last call.
-template <class Body>
+// Calls body(first, left) for the vectors [first, first + left) of `count`; left is Int<kVectors>,
+// or fewer in the last call.
+template <int kVectors = kBurst, class Body>
 __device__ __forceinline__ void for_bursts(int count, Body body) {
   int first = 0;
 #pragma unroll 1
-  for (const int last = count - kBurst; first <= last; first += kBurst) body(first, Int<kBurst>());
+  for (const int last = count - kVectors; first <= last; first += kVectors) {
+    body(first, Int<kVectors>());
+  }
   if (first < count) body(first, count - first);
 }
 
@@ -44,5 +47,22 @@ template <class Left>
 __device__ __forceinline__ int within(int u, Left left) {
   return u < static_cast<int>(left) ? u : 0;
 }
+
+// A tensor as a thread goes through it, in vectors that are `step` apart.
+template <int V, class T>
+class Walk {
+ public:
+  // Null, where there is no tensor, stays null.
+  __device__ Walk(T* tensor, int64_t at, unsigned step)
+      : first_(tensor != nullptr ? tensor + at : nullptr), step_(step) {}
+  // Vector u of the burst that begins with vector `first`.
+  __device__ T* operator()(int first, int u) const {
+    return stepped<V>(stepped<V>(first_, first, step_), u, step_);
+  }
+
+ private:
+  T* first_;
+  unsigned step_;
+};
 
 }  // namespace attn_kernels

@@ -33,9 +33,9 @@ __device__ __forceinline__ void gate_item(const GateArguments<T>& a, unsigned it
   if constexpr (kView) scale.begin(a.scale + channels, stream);
   if constexpr (kView) shift.begin((has_shift ? a.shift : a.scale) + channels, stream);
 
-  Walk<V, const T> from(a.x, stream.at, a.tiling);
-  [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling);
-  Walk<V, T> to(a.y, stream.at, a.tiling);
+  Walk<V, const T> from(a.x, stream.at, a.tiling.step);
+  [[maybe_unused]] Walk<V, const T> added(a.residual, stream.at, a.tiling.step);
+  Walk<V, T> to(a.y, stream.at, a.tiling.step);
   const bool has_residual = kTail && a.residual != nullptr;
 
   for_bursts(stream.count, [&](int first, auto left) {

@@ -31,11 +31,23 @@ struct GateSumsResult {
   }
 };
 
+// What a ReLU lets pass of dr, by its result. NaN passes, both ways.
+template <class T, int V>
+__device__ __forceinline__ void mask_gradient(Vector<T, V>& dr, const Vector<T, V>& result) {
+  using Real = Acc<T>;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const Real y = widen(result.value[i]);
+    dr.value[i] = narrow<T>(relu_backward(widen(dr.value[i]), y));
+  }
+}
+
 template <class T, bool kRelu>
 struct GateSums : GateSumsResult<Acc<T>> {
   using Result = GateSumsResult<Acc<T>>;
   using Real = Acc<T>;
   using Stat = typename Result::Stat;
+  static constexpr int kAhead = kBurst;
   struct Nothing {};
   template <int V>
   struct Raw {
@@ -48,27 +60,21 @@ struct GateSums : GateSumsResult<Acc<T>> {
   const T *dy, *x, *y;
   T* dr;
 
-  template <int V, class Element>
-  __device__ Element* vector(Element* tensor, int64_t at, int first, int u) const {
-    return stepped<V>(stepped<V>(tensor + at, first, tiling.step), u, tiling.step);
-  }
-
-  // y is not read again.
-  template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u) const {
-    Raw<V> raw;
-    raw.x = attn_kernels::load<V>(vector<V>(x, at, first, u));
-    raw.dr = attn_kernels::load<V>(vector<V>(dy, at, first, u));
-    if constexpr (kRelu) raw.y = load_streaming<V>(vector<V>(y, at, first, u));
-    return raw;
-  }
-
   template <class Visit, int V>
   class Thread {
     static constexpr int kChannels = Visit::kChannels;
 
    public:
     __device__ Thread(const GateSums& op, const Visit& visit) : op_(op), visit_(visit) {}
+
+    // y is not read again.
+    __device__ Raw<V> load(int first, int u) const {
+      Raw<V> raw;
+      raw.x = attn_kernels::load<V>(vector(op_.x, first, u));
+      raw.dr = attn_kernels::load<V>(vector(op_.dy, first, u));
+      if constexpr (kRelu) raw.y = load_streaming<V>(vector(op_.y, first, u));
+      return raw;
+    }
 
     template <class Left>
     __device__ void burst(const Raw<V> (&raw)[kBurst], int first, Left left) {
@@ -80,12 +86,9 @@ struct GateSums : GateSumsResult<Acc<T>> {
         if (u >= left) break;
         const unsigned elements = visit_.elements_of(first + u);
         Vector<T, V> dr = raw[u].dr;
+        if constexpr (kRelu) mask_gradient(dr, raw[u].y);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          if constexpr (kRelu) {  // NaN passes, both ways
-            const Real y = widen(raw[u].y.value[i]);
-            dr.value[i] = narrow<T>(relu_backward(widen(dr.value[i]), y));
-          }
           if (!Visit::has(elements, i)) continue;
           const Real gradient = widen(dr.value[i]);
           Stat& of = part[kChannels > 1 ? i : 0];
@@ -94,8 +97,7 @@ struct GateSums : GateSumsResult<Acc<T>> {
         }
         // A vector of two planes is kept for that in which it begins.
         if (kRelu && Visit::has(elements, 0)) {
-          *reinterpret_cast<Vector<T, V>*>(op_.template vector<V>(op_.dr, visit_.at, first, u)) =
-              dr;
+          *reinterpret_cast<Vector<T, V>*>(vector(op_.dr, first, u)) = dr;
         }
       }
 #pragma unroll
@@ -106,6 +108,11 @@ struct GateSums : GateSumsResult<Acc<T>> {
     __device__ Stat stat(int i) const { return sum_[i]; }
 
    private:
+    template <class Element>
+    __device__ Element* vector(Element* tensor, int first, int u) const {
+      return Walk<V, Element>(tensor, visit_.at, op_.tiling.step)(first, u);
+    }
+
     const GateSums& op_;
     const Visit& visit_;
     Stat sum_[kChannels] = {};

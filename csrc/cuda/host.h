@@ -37,16 +37,20 @@ constexpr int64_t kLargestSize = int64_t{1} << 30;
 // Steps from channel to channel are counted in 32 bits.
 constexpr int64_t kLargestPlane = (int64_t{1} << 32) - 1;
 
-// x as the kernels take it.
-inline FeatureMap cuda_feature_map(const Tensor& x) {
-  STD_TORCH_CHECK(is_on_gpu(x), "attn_kernels: x must be a CUDA tensor");
-  const FeatureMap input = feature_map(x);
+// x, or one of the maps it consists of, as the kernels take it.
+inline void check_cuda(const FeatureMap& input) {
+  STD_TORCH_CHECK(is_on_gpu(input.tensor), "attn_kernels: x must be a CUDA tensor");
   STD_TORCH_CHECK(input.h <= kLargestPlane / input.w, "attn_kernels: H * W of x must be at most ",
                   kLargestPlane);
   for (const int64_t size : {input.c, input.h, input.w}) {
     STD_TORCH_CHECK(size >= 1 && size <= kLargestSize,
                     "attn_kernels: C, H and W of x must be 1 to ", kLargestSize, ", got ", size);
   }
+}
+
+inline FeatureMap cuda_feature_map(const Tensor& x) {
+  const FeatureMap input = feature_map(x);
+  check_cuda(input);
   return input;
 }
 

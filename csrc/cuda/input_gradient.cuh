@@ -101,9 +101,9 @@ __device__ __forceinline__ void input_gradient_item(const InputGradientArguments
   constexpr int kSums = kChannelsLast ? V : 1;
   ViewGradient<Real> sum[kSums] = {};
 
-  [[maybe_unused]] Walk<V, const T> from(a.dr, stream.at, a.tiling);
-  [[maybe_unused]] Walk<V, const T> from_x(a.x, stream.at, a.tiling);
-  Walk<V, T> to(a.dx, stream.at, a.tiling);
+  [[maybe_unused]] Walk<V, const T> from(a.dr, stream.at, a.tiling.step);
+  [[maybe_unused]] Walk<V, const T> from_x(a.x, stream.at, a.tiling.step);
+  Walk<V, T> to(a.dx, stream.at, a.tiling.step);
 
   for_bursts(stream.count, [&](int first, auto left) {
     [[maybe_unused]] Vector<T, V> dr[kBurst], x[kBurst];

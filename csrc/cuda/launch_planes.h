@@ -19,6 +19,16 @@ void with_plane_layout(const Layout<T>& layout, Run run) {
   });
 }
 
+// For ops of many tensors, with fewer kernels. Calls run(channels_last, vector): 16 bytes, which
+// with NCHW may belong to two planes, or single elements, as always in float64.
+template <class T, class Run>
+void with_wide_layout(const Layout<T>& layout, Run run) {
+  constexpr int kFull = sizeof(T) < 8 ? 16 / sizeof(T) : 1;
+  with_flag(layout.channels_last, [&](auto order) {
+    layout.fits(kFull) ? run(order, Int<kFull>()) : run(order, Int<1>());
+  });
+}
+
 // Statistics of parts of planes, which a reduction wants as workspace, whatever the pointers.
 template <class T>
 int64_t plane_partials(const Shape& shape, bool channels_last, int64_t stat_bytes) {

@@ -4,9 +4,10 @@
 //   Stat, none(), combine(a, b)     what is known of some pixels; of no pixel; of two sets of them
 //   finish(plane, stat)             writes what is known of a plane from all of its pixels
 // An Op is a Result with shape, tiling and what is read, and says
-//   Raw<V>, load<V>(at, first, u)   a vector of everything that is read: `first` + u steps on
-//   Thread<kChannelsLast, V, kStraddles>   what a thread knows of its plane, or of its V channels:
-//     Thread(op, visit), burst(raw, first, left), close(), stat(i)
+//   kAhead, Raw<V>                  vectors in a burst; a vector of everything that is read
+//   Thread<Visit, V>                what a thread knows of its plane, or of its V channels:
+//     Thread(op, visit), load(first, u)   the vector `first` + u steps on
+//     burst(raw, first, left), close(), stat(i)
 #pragma once
 
 #include "burst.cuh"
@@ -21,6 +22,7 @@ struct PlaneVisit {
   static constexpr unsigned kAllElements = (1u << V) - 1;
 
   int64_t at;     // the first vector, in a tensor shaped like x
+  int64_t plane;  // or the first of V planes
   int64_t pixel;  // of the first vector's first element; negative where the plane begins later
   int pixel_step;
   int count;
@@ -37,8 +39,10 @@ struct PlaneVisit {
       pixel_step = tiling.slots;
       count = channel < shape.c ? steps(pixel, begin + tiling.tile, shape.hw, tiling.slots) : 0;
       at = (outer * shape.hw + pixel) * shape.c + channel;
+      plane = outer * shape.c + channel;
     } else {
-      const int64_t plane = outer * tiling.slots + slot, start = plane * shape.hw;
+      plane = outer * tiling.slots + slot;
+      const int64_t start = plane * shape.hw;
       const int astray = kStraddles ? static_cast<int>(start % V) : 0;
       const int64_t first = begin + lane, vectors = (shape.hw + astray + V - 1) / V;
       pixel = first * V - astray;
@@ -77,6 +81,19 @@ struct PlaneVisit {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         if (has(elements, i)) body(i);
+      }
+    }
+  }
+
+  // Writes V elements, of which those are the plane's that are in `elements`.
+  template <class T>
+  static __device__ __forceinline__ void store(T* to, const Acc<T> (&from)[V], unsigned elements) {
+    if (!kStraddles || elements == kAllElements) {
+      store_streaming(to, from);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        if (has(elements, i)) to[i] = narrow<T>(from[i]);
       }
     }
   }
@@ -122,12 +139,10 @@ __global__ void __launch_bounds__(kThreads, 2) plane_reduce_kernel(Op op) {
   const PlaneTiling& tiling = op.tiling;
   const Visit visit(op.shape, tiling, blockIdx.x);
   typename Op::template Thread<Visit, V> thread(op, visit);
-  for_bursts(visit.count, [&](int first, auto left) {
-    typename Op::template Raw<V> raw[kBurst];
+  for_bursts<Op::kAhead>(visit.count, [&](int first, auto left) {
+    typename Op::template Raw<V> raw[Op::kAhead];
 #pragma unroll
-    for (int u = 0; u < kBurst; ++u) {
-      raw[u] = op.template load<V>(visit.at, first, within(u, left));
-    }
+    for (int u = 0; u < Op::kAhead; ++u) raw[u] = thread.load(first, within(u, left));
     thread.burst(raw, first, left);
   });
   thread.close();

@@ -153,6 +153,7 @@ struct Squeeze : SqueezeResult<Acc<T>, kVar, kExtremes> {
   using Result = SqueezeResult<Acc<T>, kVar, kExtremes>;
   using Real = Acc<T>;
   using Stat = typename Result::Stat;
+  static constexpr int kAhead = kBurst;
   template <int V>
   struct Raw {
     Vector<T, V> x;
@@ -162,13 +163,6 @@ struct Squeeze : SqueezeResult<Acc<T>, kVar, kExtremes> {
   PlaneTiling tiling;
   const T* x;
 
-  // Not a streaming load: what follows reads x again.
-  template <int V>
-  __device__ Raw<V> load(int64_t at, int first, int u) const {
-    const unsigned step = tiling.step;
-    return {attn_kernels::load<V>(stepped<V>(stepped<V>(x + at, first, step), u, step))};
-  }
-
   template <class Visit, int V>
   class Thread {
     static constexpr int kChannels = Visit::kChannels;
@@ -177,6 +171,12 @@ struct Squeeze : SqueezeResult<Acc<T>, kVar, kExtremes> {
    public:
     __device__ Thread(const Squeeze& op, const Visit& visit)
         : op_(op), visit_(visit), first_share_(1 / static_cast<Real>(pixels(kBurst))) {}
+
+    // Not a streaming load: what follows reads x again.
+    __device__ Raw<V> load(int first, int u) const {
+      const Walk<V, const T> x(op_.x, visit_.at, op_.tiling.step);
+      return {attn_kernels::load<V>(x(first, u))};
+    }
 
     template <class Left>
     __device__ void burst(const Raw<V> (&raw)[kBurst], int first, Left left) {
@@ -256,7 +256,7 @@ struct Squeeze : SqueezeResult<Acc<T>, kVar, kExtremes> {
 #pragma unroll 1
       for (int k = visit_.count - 1; k >= 0; --k) {
         const unsigned elements = visit_.elements_of(k);
-        const auto raw = op_.template load<V>(visit_.at, k, 0);
+        const auto raw = load(k, 0);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const Real value = widen(raw.x.value[i]);
@@ -272,7 +272,7 @@ struct Squeeze : SqueezeResult<Acc<T>, kVar, kExtremes> {
       int found = 0;
       if constexpr (!kVertical) {
         const unsigned elements = visit_.elements_of(k);
-        const auto raw = op_.template load<V>(visit_.at, k, 0);
+        const auto raw = load(k, 0);
 #pragma unroll
         for (int i = V - 1; i >= 0; --i) {
           const Real at_i = widen(raw.x.value[i]);

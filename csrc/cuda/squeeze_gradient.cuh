@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   offset.begin(a.offset, channels, stream);
 
   const bool has_dr = a.dr != nullptr, has_slope = a.slope != nullptr;
-  const Walk<V, const T> from(a.dr, stream.at, a.tiling), from_x(a.x, stream.at, a.tiling);
-  const Walk<V, T> to(a.dx, stream.at, a.tiling);
+  const Walk<V, const T> from(a.dr, stream.at, a.tiling.step),
+      from_x(a.x, stream.at, a.tiling.step);
+  const Walk<V, T> to(a.dx, stream.at, a.tiling.step);
   for_bursts(stream.count, [&](int first, auto left) {
     Vector<T, V> dr[kBurst], x[kBurst];
 #pragma unroll

@@ -60,23 +60,6 @@ struct Stream {
   }
 };
 
-// A tensor shaped like x, as a thread goes through it.
-template <int V, class T>
-class Walk {
- public:
-  // Null, where there is no tensor, stays null.
-  __device__ Walk(T* tensor, int64_t at, const Tiling& tiling)
-      : first_(tensor != nullptr ? tensor + at : nullptr), tiling_(tiling) {}
-  // Vector u of the burst that begins with vector `first`.
-  __device__ T* operator()(int first, int u) const {
-    return stepped<V>(stepped<V>(first_, first, tiling_.step), u, tiling_.step);
-  }
-
- private:
-  T* first_;
-  const Tiling& tiling_;
-};
-
 // What is known per pixel, in planes of hw contiguous values.
 template <class Value, bool kChannelsLast, int V>
 class PerPixel {
@@ -105,10 +88,12 @@ template <class Value, bool kChannelsLast, int V, bool kSplit>
 class PerChannel {
  public:
   // row: the image's
-  __device__ void begin(const Value* row, const Stream<kChannelsLast, V>& stream) {
+  __device__ void begin(const Value* row, const Stream<kChannelsLast, V>& stream,
+                        bool aligned = false) {
     row_ = row;
     split_ = stream.split;
     if constexpr (kChannelsLast) {
+      if (aligned) return load_aligned(row + stream.channel, value_);
 #pragma unroll
       for (int i = 0; i < V; ++i) value_[i] = row[stream.channel + i];
     }
@@ -143,9 +128,10 @@ class MaybePerChannel : public PerChannel<Value, kChannelsLast, V, kSplit> {
 
  public:
   // rows: of all images, or null; at: where the image's row begins
-  __device__ void begin(const Value* rows, int64_t at, const Stream<kChannelsLast, V>& stream) {
+  __device__ void begin(const Value* rows, int64_t at, const Stream<kChannelsLast, V>& stream,
+                        bool aligned = false) {
     is_given_ = rows != nullptr;
-    if (is_given_) return Given::begin(rows + at, stream);
+    if (is_given_) return Given::begin(rows + at, stream, aligned);
     this->split_ = V;
 #pragma unroll
     for (Value& value : this->value_) value = 0;

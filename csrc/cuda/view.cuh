@@ -17,21 +17,24 @@ struct View<Real, false> {
   __device__ Real operator()(Real x) const { return x; }
 };
 
+// V neighbours, the first of them aligned as a vector of them or of 16 bytes is.
+template <int V, class Value>
+__device__ __forceinline__ void load_aligned(const Value* from, Value (&to)[V]) {
+  constexpr int kStep = V * sizeof(Value) > 16 ? 16 / sizeof(Value) : V;
+#pragma unroll
+  for (int i = 0; i < V; i += kStep) {
+    const auto vector = load<kStep>(from + i);
+#pragma unroll
+    for (int s = 0; s < kStep; ++s) to[i + s] = vector.value[s];
+  }
+}
+
 // V neighbouring pixels' values from a plane of hw, `first` being in [-V, hw): beyond the plane's
 // ends it goes on at the other. `aligned`: V divides first and hw.
 template <int V, class Value>
 __device__ __forceinline__ void load_pixels(const Value* plane, int64_t first, int64_t hw,
                                             bool aligned, Value (&to)[V]) {
-  constexpr int kStep = V * sizeof(Value) > 16 ? 16 / sizeof(Value) : V;
-  if (aligned) {
-#pragma unroll
-    for (int i = 0; i < V; i += kStep) {
-      const auto vector = load<kStep>(plane + first + i);
-#pragma unroll
-      for (int s = 0; s < kStep; ++s) to[i + s] = vector.value[s];
-    }
-    return;
-  }
+  if (aligned) return load_aligned(plane + first, to);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const int64_t q = first + i;

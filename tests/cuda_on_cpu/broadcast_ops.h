@@ -1,8 +1,8 @@
-// The ops of csrc/cuda whose operands broadcast to a map, beside all others (plane_ops.h).
+// The ops of csrc/cuda whose operands broadcast to a map, beside all others (mix_ops.h).
 #pragma once
 
 #include "launch_box.h"
-#include "plane_ops.h"
+#include "mix_ops.h"
 
 namespace cuda_on_cpu {
 
@@ -13,7 +13,7 @@ using attn_kernels::Extents;
 using attn_kernels::Spread;
 
 template <class T>
-struct BroadcastOps : AllOps<T> {
+struct BroadcastOps : MixOps<T> {
   using Real = Acc<T>;
   using Inputs = std::vector<Bytes>;
   using Sizes = std::array<std::int64_t, 3>;  // C, H, W, or 1
@@ -24,7 +24,7 @@ struct BroadcastOps : AllOps<T> {
   const bool last = this->at.channels_last;
   const Box box = attn_kernels::box_of(shape, last);
 
-  BroadcastOps(const Case& at, const Inputs& input) : AllOps<T>(at, input) {}
+  BroadcastOps(const Case& at, const Inputs& input) : MixOps<T>(at, input) {}
 
   // What broadcasts, and its sizes, from the mask: 1 with channels, 2 with rows, 4 with columns.
   Extents extents(std::int64_t mask) const {
@@ -193,7 +193,7 @@ struct BroadcastOps : AllOps<T> {
     if (op == "self_gate") return self_gate(0);
     if (op == "self_gate_sums") return self_gate(1);
     if (op == "self_gate_backward") return self_gate(2);
-    return AllOps<T>::run(op);
+    return MixOps<T>::run(op);
   }
 };
 

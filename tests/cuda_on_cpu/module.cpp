@@ -85,6 +85,7 @@ Geometry geometry_of(const std::string& op, std::array<std::int64_t, 4> sizes, b
   const Recorder launch{&launches};
   const attn_kernels::Convolution<Real> conv{k, 1, real, real};
   const attn_kernels::ViewGradients<Real> grads{real, real, real};
+  if (launch_mix_ops<T>(launch, op, shape, channels_last, x, view)) return launches;
   if (op == "channel_pool") {
     attn_kernels::pool<T>(launch, shape, channels_last, x, scale, scale, real, x);
   } else if (op == "channel_pool_backward") {

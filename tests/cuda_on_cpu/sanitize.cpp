@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "broadcast_ops.h"
+#include "mix_ops.h"
 
 namespace {
 
@@ -100,6 +101,32 @@ void run_broadcast(const Case& at) {
       {dy, x, channels, channels, channels, channels, channels, none, groups});
 }
 
+// Those of maps alike: three, or three parts of one, and slices of it.
+template <class T>
+void run_mix(const Case& at) {
+  using Real = Acc<T>;
+  const std::int64_t planes = at.shape.n * at.shape.c, elements = planes * at.shape.hw;
+  const Bytes x = random_tensor<T>(elements), all = random_tensor<T>(3 * elements), none;
+  const Bytes s = random_tensor<Real>(3 * planes), scale = random_tensor<Real>(planes);
+  const auto numbers = [](std::int64_t a, std::int64_t b) {
+    return bytes_of<std::int64_t>({a, b});
+  };
+  const auto run = [&](const char* op, const std::vector<Bytes>& input) {
+    MixOps<T>(at, input).run(op);
+  };
+  run("mix", {x, x, x, none, numbers(1, 0), s, x});
+  run("mix_sums", {x, x, x, none, numbers(1, 0), x, x});
+  for (const std::int64_t sliced : {0, 1}) {
+    run("mix", {all, none, none, none, numbers(3, sliced), s, none});
+    run("mix_sums", {all, none, none, none, numbers(3, sliced), none, none});
+  }
+  run("mix_backward", {x, s, none, numbers(1, 3)});
+  run("mix_backward", {none, none, scale, numbers(3, 1)});
+  const Bytes factor = bytes_of<Real>({2});
+  run("blend", {x, x, x, scale, scale, factor});
+  run("blend_backward", {x, x, x, x, scale, scale, factor});
+}
+
 // Two tiles for one block of the weight gradient, which loops over them.
 void run_weight_gradient_in_one_block() {
   const Shape shape(2, 1, 3, 5);
@@ -126,12 +153,16 @@ int main() {
     run_planes<float>({Shape(2, 4, 5, 7), channels_last}, 2);
     run_planes<float>({Shape(1, 2, 50, 84), channels_last}, 1);  // in parts
     run_broadcast<float>({Shape(2, 4, 5, 7), channels_last});
+    run_mix<float>({Shape(2, 4, 5, 7), channels_last});
 #if !defined(__SANITIZE_THREAD__)
     run_planes<__half>({Shape(2, 8, 5, 7), channels_last}, 1);
     run_planes<__half>({Shape(1, 4, 3, 3), channels_last, 0, 1}, 3);
     run_planes<double>({Shape(1, 3, 15, 15), channels_last}, 2);
     run_broadcast<__half>({Shape(1, 8, 20, 30), channels_last});
     run_broadcast<__half>({Shape(2, 8, 7, 7), channels_last, 0, 1});
+    run_mix<float>({Shape(1, 2, 50, 84), channels_last});
+    run_mix<__half>({Shape(2, 8, 7, 7), channels_last});
+    run_mix<__half>({Shape(2, 3, 3, 3), channels_last, 0, 1});
 #endif
     run_all<float>({Shape(2, 6, 3, 5), channels_last, 3});
     run_all<float>({Shape(1, 8, 4, 6), channels_last, 3});
