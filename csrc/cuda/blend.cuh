@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, 2) blend_kernel(BlendArguments<T> b)
   PerChannel<Real, kChannelsLast, V, (V > 1)> scale, shift;
   scale.begin(b.scale + stream.image * b.shape.c, stream);
   shift.begin(b.shift + stream.image * b.shape.c, stream);
-  const unsigned step = b.tiling.step;
+  const unsigned& step = b.tiling.step;
   const Walk<V, const T> from_x(b.x, stream.at, step), from_y(b.y, stream.at, step);
   const Walk<V, const T> from_a(b.a, stream.at, step);
   const Walk<V, T> to(b.z, stream.at, step);

@@ -48,12 +48,13 @@ __device__ __forceinline__ int within(int u, Left left) {
   return u < static_cast<int>(left) ? u : 0;
 }
 
-// A tensor as a thread goes through it, in vectors that are `step` apart.
-template <int V, class T>
+// A tensor as a thread goes through it, in vectors that are `step` apart. Where that is an argument
+// of the kernel, a reference to it takes no register.
+template <int V, class T, class Step = const unsigned&>
 class Walk {
  public:
   // Null, where there is no tensor, stays null.
-  __device__ Walk(T* tensor, int64_t at, unsigned step)
+  __device__ Walk(T* tensor, int64_t at, Step step)
       : first_(tensor != nullptr ? tensor + at : nullptr), step_(step) {}
   // Vector u of the burst that begins with vector `first`.
   __device__ T* operator()(int first, int u) const {
@@ -62,7 +63,7 @@ class Walk {
 
  private:
   T* first_;
-  unsigned step_;
+  Step step_;
 };
 
 }  // namespace attn_kernels

@@ -33,7 +33,7 @@ struct MixPlace {
   int slots;
 
   template <int V, class E>
-  __device__ Walk<V, E> in(const MixMaps<E>& maps, int tensor, int part) const {
+  __device__ Walk<V, E, unsigned> in(const MixMaps<E>& maps, int tensor, int part) const {
     const MixTensor<E>& of = maps.tensor[tensor];
     return {of.data + (at + image * of.image + pixel * of.pixel + part * maps.part), 0,
             step + static_cast<unsigned>(slots * of.pixel / V)};
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix_kernel(MixArguments<T> a) {
   const Walk<V, T> to(a.y, stream.at, tiling.step);
   for_bursts(stream.count, [&](int first, auto left) {
     Real y[kBurst][V] = {};
-    for_maps<V>(a.x, place, [&](int m, const Walk<V, const T>& from) {
+    for_maps<V>(a.x, place, [&](int m, const auto& from) {
       PerChannel<Real, kChannelsLast, V, (V > 1)> s;
       s.begin(rows + int64_t{m} * a.shape.c, stream, true);
       Vector<T, V> x[kBurst];
@@ -220,7 +220,7 @@ struct MixSums : MixSumsResult<Acc<T>> {
     __device__ Stat stat(int i) const { return sum_[i]; }
 
    private:
-    __device__ Walk<V, const T> map(int m) const {
+    __device__ Walk<V, const T, unsigned> map(int m) const {
       const PlaneTiling& tiling = op_.tiling;
       const MixPlace place{visit_.plane / op_.c, visit_.pixel, visit_.at, tiling.step,
                            tiling.slots};
@@ -233,7 +233,7 @@ struct MixSums : MixSumsResult<Acc<T>> {
 
     const MixSums& op_;
     const Visit& visit_;
-    const Walk<V, const T> x_[kMixTogether];
+    const Walk<V, const T, unsigned> x_[kMixTogether];
     Stat sum_[kChannels] = {};
   };
 };
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix_gradient_kernel(MixGradientAr
       if (has_dr) dr[u] = load_streaming<V>(from(first, v));
       offset.fetch(stream, u, first + v);
     }
-    for_maps<V>(a.dx, place, [&](int m, const Walk<V, T>& to) {
+    for_maps<V>(a.dx, place, [&](int m, const auto& to) {
       MaybePerChannel<Real, kChannelsLast, V, (V > 1)> s;
       s.begin(a.s, rows + int64_t{m} * a.shape.c, stream, true);
 #pragma unroll
