@@ -17,6 +17,8 @@ from types import ModuleType
 import pybind11
 import torch
 
+from benchmarks.budgets import objects
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
@@ -92,12 +94,14 @@ def host_library() -> Path:
     """The .cu files with their host side, registered as attn_kernels_on_threads for CPU tensors."""
     launch = (HERE / "host_launch.h").read_text()
     csrc = edited_csrc("host", lambda file, text: launch if "cuda_launch" in file else text)
-    sources = []
     for file in [CSRC / "ops.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]:
         text = file.read_text().replace("(attn_kernels, CUDA, m)", "(attn_kernels, CPU, m)")
         text = re.sub(r"(STABLE_TORCH_LIBRARY\w*\(attn_kernels),", r"\1_on_threads,", text)
-        sources.append(csrc / "cuda" / f"{file.stem}.cpp")
-        _put(sources[-1], text)
+        _put(csrc / "cuda" / f"{file.stem}.cpp", text)
+    sources = [csrc / "cuda" / "ops.cpp"]
+    for unit in objects.units():  # what they include is compiled once
+        sources.append(csrc / "cuda" / f"{objects.name(unit)}.whole.cpp")
+        _put(sources[-1], "".join(f'#include "{source.stem}.cpp"\n' for source in unit))
     library = Path(torch.__file__).parent / "lib"
     flags = ["-shared", "-fPIC", f"-isystem{Path(torch.__file__).parent / 'include'}"]
     flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-fvisibility=hidden"]
