@@ -40,6 +40,14 @@ def test_chains_are_set_beside_each_other(tmp_path):
     assert lines[-1][2:6] == ["ours", "0.1", "1.00", "0.80"]
 
 
+def test_each_chain_has_one_that_it_is_set_beside():
+    beside = {name: table.beside(name) for name in run.CHAINS}
+    assert set(beside.values()) <= set(run.CHAINS)
+    assert beside["ours"] == "compile"
+    assert beside["ours_bwd"] == "recompute_bwd"
+    assert beside["se_tail_ours_bwd"] == "se_tail_compile_bwd"
+
+
 def test_what_is_committed_was_right():
     with run.RESULTS.open(newline="") as lines:
         rows = list(csv.DictReader(lines))

@@ -7,7 +7,7 @@ work=$1 csrc=$2 cores=$3 type=$4 name=$5
 sim=$(echo "$work"/gpgpu-sim/lib/gcc-*/cuda-*/release)
 rm -rf "$work/$name"; mkdir -p "$work/$name/stub"; cd "$work/$name"
 cp -r "$csrc" csrc
-sed -i -E "s/(k(Reduce|Stream|Weight)Blocks) = ([0-9]+);/\1 = \3 * $cores \/ 132;/" csrc/cuda/*.h
+sed -i -E "s/(k(Reduce|Stream|Weight|Plane)Blocks) = ([0-9]+);/\1 = \3 * $cores \/ 132;/" csrc/cuda/*.h
 nvcc -O3 -std=c++20 -Icsrc -Icsrc/cuda -I"$here/driver" -DTYPE="$type" --keep \
   -gencode arch=compute_75,code=compute_75 -c "$here/driver/driver.cu" -o driver.o
 mv driver.ptx full.ptx

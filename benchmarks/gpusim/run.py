@@ -1,7 +1,7 @@
 """Simulates chains of kernels: `python -m benchmarks.gpusim.run --help` (build.sh first).
 
-Appends a row per kernel to a CSV: what GPGPU-Sim counted, with configuration and commit. Of the
-chains, `ours` and `ours_bwd` are the project's own launches; DTYPE f32 or f16, LAYOUT nchw or
+Appends a row per kernel to a CSV: what GPGPU-Sim counted, with configuration and commit. The chains
+with `ours` in their names are the project's own launches; DTYPE f32 or f16, LAYOUT nchw or
 channels_last.
 """
 
@@ -26,6 +26,11 @@ RESULTS = HERE / "simulated.csv"
 CHAINS = (
     *("copy", "ours", "eager", "compile"),
     *("ours_bwd", "eager_bwd", "compile_bwd", "recompute_bwd"),
+    *(
+        f"{op}_{kind}"
+        for op in ("se", "se_tail", "cbam_tail")
+        for kind in ("ours", "compile", "ours_bwd", "compile_bwd")
+    ),
 )
 TYPES = {"f32": "float", "f16": "__half"}
 COLUMNS = (

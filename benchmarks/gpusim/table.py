@@ -1,14 +1,15 @@
 """What simulated.csv says, chain beside chain: `python -m benchmarks.gpusim.table [FILE]`.
 
 A line per machine, shape and chain: kilocycles, and how many times a copy's and a compile-like
-chain's (for a backward: recompute_bwd's) that is; DRAM traffic in multiples of x. The last row of a
-chain counts where it was simulated more than once with the same note.
+chain's (for the spatial gate's backward: recompute_bwd's) that is; DRAM traffic in multiples of x.
+The last row of a chain counts where it was simulated more than once with the same note.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def chains(file: Path) -> dict[tuple[str, ...], dict[tuple[str, str], Chain]]:
     return found
 
 
+def beside(name: str) -> str:
+    """The compile-like chain that a chain is set beside."""
+    if name.count("_") == 1 and name.endswith("_bwd"):
+        return "recompute_bwd"
+    return re.sub(r"(copy|ours|eager|compile)(?=(_bwd)?$)", "compile", name)
+
+
 def ratio(chain: Chain, other: Chain | None) -> str:
     return f"{chain.cycles / other.cycles:.2f}" if other else "-"
 
@@ -60,7 +68,7 @@ def table(file: Path) -> str:
     for case, of_case in sorted(chains(file).items()):
         config, dtype, layout, shape = case
         for (name, note), chain in of_case.items():
-            compiled = of_case.get(("recompute_bwd" if name.endswith("_bwd") else "compile", ""))
+            compiled = of_case.get((beside(name), ""))
             cells = [
                 f"{config} {shape} {dtype} {layout}",
                 f"{name}{', ' if note else ''}{note}{'' if chain.right else ' WRONG'}",

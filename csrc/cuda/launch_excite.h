@@ -63,6 +63,18 @@ void squeeze_excite(const Launch& launch, const Shape& shape, bool channels_last
                         {shape, {}, of.x, nullptr, of.excite.scale, nullptr, nullptr, of.y, false});
 }
 
+// d_scale -> offset and the gradients of the weights.
+template <class Real, class Launch>
+void excite_backward(const Launch& launch, ExciteGradientArguments<Real> of, const Real* d_scale,
+                     int64_t hw) {
+  of.d_scale = d_scale;
+  of.share = Real(1) / static_cast<Real>(hw);
+  launch(excite_hidden_gradient_kernel<Real>, of.n * ceil_div(of.r, kExciteLanes), kThreads,
+         kThreads * sizeof(Real), of);
+  const int64_t elements = of.n * of.c + 2 * int64_t{of.c} * of.r + of.c + of.r;
+  launch(excite_gradient_kernel<Real>, ceil_div(elements, kThreads), kThreads, 0, of);
+}
+
 template <class T>
 struct SqueezeExciteBackward {
   const T *dy, *x;
@@ -74,21 +86,13 @@ struct SqueezeExciteBackward {
 
 template <class T, class Launch>
 void squeeze_excite_backward(const Launch& launch, const Shape& shape, bool channels_last,
-                             SqueezeExciteBackward<T> of) {
-  using Real = Acc<T>;
+                             const SqueezeExciteBackward<T>& of) {
   affine_gate_sums<T>(launch, shape, channels_last,
                       {of.dy, of.x, nullptr, of.partial, of.d_scale, of.d_shift, nullptr});
-  ExciteGradientArguments<Real>& excite = of.excite;
-  excite.d_scale = of.d_scale;
-  excite.share = Real(1) / static_cast<Real>(shape.hw);
-  launch(excite_hidden_gradient_kernel<Real>, excite.n * ceil_div(excite.r, kExciteLanes), kThreads,
-         kThreads * sizeof(Real), excite);
-  const int64_t elements =
-      excite.n * excite.c + 2 * int64_t{excite.c} * excite.r + excite.c + excite.r;
-  launch(excite_gradient_kernel<Real>, ceil_div(elements, kThreads), kThreads, 0, excite);
+  excite_backward(launch, of.excite, of.d_scale, shape.hw);
   squeeze_gradient<T>(
       launch, channels_last,
-      {shape, {}, of.dy, nullptr, excite.scale, nullptr, excite.offset, {}, {}, of.dx});
+      {shape, {}, of.dy, nullptr, of.excite.scale, nullptr, of.excite.offset, {}, {}, of.dx});
 }
 
 }  // namespace attn_kernels

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "baselines_backward.cuh"
+#include "device.h"
+#include "reference.h"
 
 namespace base {
 
@@ -18,6 +20,33 @@ struct Tensors {
   int pixels() const { return n * h * w; }
   int elements() const { return n * c * h * w; }
 };
+
+template <class T>
+Tensors<T> allocate(const Sizes& s) {
+  Tensors<T> t = {};
+  t.n = s.n, t.c = s.c, t.h = s.h, t.w = s.w;
+  for (T** map : {&t.y, &t.dx, &t.temporary[0], &t.temporary[1], &t.temporary[2]}) {
+    *map = on_device<T>(s.elements());
+  }
+  for (float** plane : {&t.logit, &t.map, &t.d_map, &t.d_logit, &t.mean, &t.max}) {
+    *plane = on_device<float>(s.pixels());
+  }
+  t.pooled = on_device<float>(2 * s.pixels());
+  t.d_pooled = on_device<float>(2 * s.pixels());
+  t.index = on_device<int64_t>(s.pixels());
+  t.d_weight = on_device<float>(2 * kTaps);
+  t.d_bias = on_device<float>(1);
+  return t;
+}
+
+// What the forward has left for the backward.
+template <class T>
+void save(Tensors<T>& t, const Forward& found) {
+  t.pooled = to_device_as<float>(found.pooled);
+  t.logit = to_device_as<float>(found.logit);
+  t.map = to_device_as<float>(found.map);
+  t.index = to_device(found.argmax);
+}
 
 // run(V, lanes) with vectors of 4 where rows divide into them, and lanes that give some blocks.
 template <class Run>
@@ -39,11 +68,11 @@ void copy(const Launch& launch, const Tensors<T>& t) {
 
 template <int kKind, class T, class Launch>
 void reduce(const Launch& launch, const Tensors<T>& t, const T* from, float* mean, float* max,
-            int64_t* index, int planes) {
+            int64_t* index, int planes, const Scaling<T>& scaling = {}) {
   with_reduction(t.n, t.hw(), [&](auto vector, auto lanes) {
     constexpr int V = decltype(vector)::value, L = decltype(lanes)::value;
     launch(channel_reduce_kernel<T, V, kKind, L, 256 / L>, t.n * ceil_div(t.hw(), L * V), 256, 0,
-           t.c, t.hw(), from, mean, max, index, planes);
+           t.c, t.hw(), from, mean, max, index, planes, scaling);
   });
 }
 
@@ -109,12 +138,12 @@ void eager_backward(const Launch& launch, const Tensors<T>& t) {
   launch(add_kernel<T>, blocks, 256, 0, t.elements(), t.temporary[2], t.temporary[1], t.dx);
 }
 
-template <bool kIndex, class T, class Launch>
-void dot(const Launch& launch, const Tensors<T>& t) {
+template <bool kIndex, bool kMasked = false, class T, class Launch>
+void dot(const Launch& launch, const Tensors<T>& t, const Mask<T>& mask = {}) {
   with_reduction(t.n, t.hw(), [&](auto vector, auto lanes) {
     constexpr int V = decltype(vector)::value, L = decltype(lanes)::value;
-    launch(dot_kernel<T, V, kIndex, L, 256 / L>, t.n * ceil_div(t.hw(), L * V), 256, 0, t.c, t.hw(),
-           t.dy, t.x, t.logit, t.d_logit, t.index);
+    launch(dot_kernel<T, V, kIndex, kMasked, L, 256 / L>, t.n * ceil_div(t.hw(), L * V), 256, 0,
+           t.c, t.hw(), t.dy, t.x, t.logit, t.d_logit, t.index, mask);
   });
 }
 

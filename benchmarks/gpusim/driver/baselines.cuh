@@ -29,6 +29,14 @@ __device__ __forceinline__ void load(const T* from, float (&to)[V]) {
   for (int i = 0; i < V; ++i) to[i] = widen(vector.value[i]);
 }
 
+template <int V, class T>
+__device__ __forceinline__ void store(T* to, const float (&values)[V]) {
+  Vector<T, V> vector;
+#pragma unroll
+  for (int i = 0; i < V; ++i) vector.value[i] = narrow<T>(values[i]);
+  *reinterpret_cast<Vector<T, V>*>(to) = vector;
+}
+
 // Where element e of a contiguous (N, C, H, W) tensor lies; ++ is the next element.
 struct Place {
   int image, channel, pixel;
@@ -68,13 +76,21 @@ __device__ __forceinline__ void load4(const T* from, int64_t stride, float (&to)
   for (int u = 0; u < 4; ++u) load<V>(from + u * stride, to[u]);
 }
 
-enum Kind { kMean = 1, kMax = 2, kMaxIndex = 4, kSum = 8 };
+enum Kind { kMean = 1, kMax = 2, kMaxIndex = 4, kSum = 8, kScaled = 16 };
+
+// kScaled: a reduction of x * scale, scale (N, C), which it writes to `product`.
+template <class T>
+struct Scaling {
+  const float* scale;
+  T* product;
+};
 
 // kind: which of mean / max / max with int64 index is computed. planes: stride of an image in out.
 template <class T, int V, int KIND, int LANES, int SLOTS>
 __global__ void __launch_bounds__(LANES* SLOTS)
     channel_reduce_kernel(int c, int hw, const T* __restrict__ x, float* __restrict__ mean,
-                          float* __restrict__ max, int64_t* __restrict__ index, int out_planes) {
+                          float* __restrict__ max, int64_t* __restrict__ index, int out_planes,
+                          Scaling<T> scaling) {
   const int tiles = (hw + LANES * V - 1) / (LANES * V);
   const int image = blockIdx.x / tiles;
   const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
@@ -87,12 +103,19 @@ __global__ void __launch_bounds__(LANES* SLOTS)
     for (int i = 0; i < V; ++i) sum[u][i] = 0, top[u][i] = -INFINITY, at[u][i] = 0;
   if (pixel < hw) {
     const T* from = x + static_cast<int64_t>(image) * c * hw + pixel;
+    const auto scaled = [&](int channel, float (&v)[V]) {
+      const int64_t plane = static_cast<int64_t>(image) * c + channel;
+#pragma unroll
+      for (int i = 0; i < V; ++i) v[i] *= scaling.scale[plane];
+      store<V>(scaling.product + plane * hw + pixel, v);
+    };
     int ch = slot;
     for (; ch + 3 * SLOTS < c; ch += 4 * SLOTS) {
       float v[4][V];
       load4<V>(from + static_cast<int64_t>(ch) * hw, static_cast<int64_t>(SLOTS) * hw, v);
 #pragma unroll
-      for (int u = 0; u < 4; ++u)
+      for (int u = 0; u < 4; ++u) {
+        if constexpr (KIND & kScaled) scaled(ch + u * SLOTS, v[u]);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           if (KIND & (kMean | kSum)) sum[u][i] += v[u][i];
@@ -102,10 +125,12 @@ __global__ void __launch_bounds__(LANES* SLOTS)
             if (KIND & kMaxIndex) at[u][i] = larger ? ch + u * SLOTS : at[u][i];
           }
         }
+      }
     }
     for (; ch < c; ch += SLOTS) {
       float v[V];
       load<V>(from + static_cast<int64_t>(ch) * hw, v);
+      if constexpr (KIND & kScaled) scaled(ch, v);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         if (KIND & (kMean | kSum)) sum[0][i] += v[i];
@@ -260,10 +285,9 @@ __global__ void __launch_bounds__(256)
   for (int u = 0; u < 2; ++u) {
     const int e = (start + u * 256) * 4;
     if (e >= vectors * 4) continue;
-    Vector<T, 4> out;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) out.value[k] = narrow<T>(v[u][k] * sigmoid(m[u][k]));
-    *reinterpret_cast<Vector<T, 4>*>(y + e) = out;
+    for (int k = 0; k < 4; ++k) v[u][k] *= sigmoid(m[u][k]);
+    store<4>(y + e, v[u]);
   }
 }
 

@@ -23,10 +23,7 @@ __device__ __forceinline__ void map_elements(int count, const T* a, const T* b, 
     const int64_t e = static_cast<int64_t>(start + k * 256) * 4;
     if (e >= count) continue;
     f(static_cast<int>(e), u[k], v[k]);
-    Vector<T, 4> vector;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) vector.value[i] = narrow<T>(u[k][i]);
-    *reinterpret_cast<Vector<T, 4>*>(out + e) = vector;
+    store<4>(out + e, u[k]);
   }
 }
 
@@ -91,13 +88,29 @@ __global__ void sigmoid_backward_kernel(int count, const float* __restrict__ d_m
   if (i < count) d_logit[i] = d_map[i] * map[i] * (1 - map[i]);
 }
 
+// What a ReLU lets through: dy where `stopped` is 0, written to dr.
+template <class T>
+struct Mask {
+  const uint8_t* stopped;
+  T* dr;
+
+  template <int V>
+  __device__ void apply(int64_t at, float (&dy)[V]) const {
+    const auto mask = *reinterpret_cast<const Vector<uint8_t, V>*>(stopped + at);
+#pragma unroll
+    for (int i = 0; i < V; ++i) dy[i] = mask.value[i] ? 0 : dy[i];
+    store<V>(dr + at, dy);
+  }
+};
+
 // d_logit = sum over channels of dy * x, times the sigmoid's derivative at logit. kIndex: the
-// channel of x's maximum as well. As channel_reduce_kernel, for two streams.
-template <class T, int V, bool kIndex, int LANES, int SLOTS>
+// channel of x's maximum as well. kMasked: dy through a ReLU. As channel_reduce_kernel, for two
+// streams.
+template <class T, int V, bool kIndex, bool kMasked, int LANES, int SLOTS>
 __global__ void __launch_bounds__(LANES* SLOTS)
     dot_kernel(int c, int hw, const T* __restrict__ dy, const T* __restrict__ x,
                const float* __restrict__ logit, float* __restrict__ d_logit,
-               int64_t* __restrict__ index) {
+               int64_t* __restrict__ index, Mask<T> mask) {
   const int tiles = (hw + LANES * V - 1) / (LANES * V);
   const int image = blockIdx.x / tiles;
   const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
@@ -119,6 +132,9 @@ __global__ void __launch_bounds__(LANES* SLOTS)
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
         const bool there = ch + u * SLOTS < c;
+        if constexpr (kMasked) {
+          if (there) mask.apply(first + static_cast<int64_t>(ch + u * SLOTS) * hw, a[u]);
+        }
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           sum[i] += there ? a[u][i] * b[u][i] : 0;

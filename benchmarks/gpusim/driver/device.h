@@ -28,6 +28,15 @@ E* to_device(const std::vector<E>& values) {
   return memory;
 }
 
+// Narrowed to E.
+template <class E, class Values>
+E* to_device_as(const Values& values) {
+  std::vector<E> narrow;
+  narrow.reserve(values.size());
+  for (const auto value : values) narrow.push_back(static_cast<E>(value));
+  return to_device(narrow);
+}
+
 template <class E>
 std::vector<E> from_device(const E* memory, size_t count) {
   std::vector<E> values(count);

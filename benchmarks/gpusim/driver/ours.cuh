@@ -21,7 +21,7 @@ void ours(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
 }
 
 template <class T>
-void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
+attn_kernels::SpatialGradient<T> spatial_gradient(const Sizes& s, const base::Tensors<T>& t) {
   const attn_kernels::Shape shape = shape_of(s);
   attn_kernels::SpatialGradient<T> of = {};
   of.x = t.x;
@@ -32,6 +32,11 @@ void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>&
   of.d_logit = t.d_logit, of.d_pooled = t.d_pooled;
   of.argmax = on_device<int>(s.pixels());
   of.dx = t.dx, of.d_weight = t.d_weight, of.d_bias = t.d_bias;
-  attn_kernels::spatial_gate_backward<T>(launch, shape, s.channels_last,
-                                         {of, t.dy, nullptr, nullptr});
+  return of;
+}
+
+template <class T>
+void ours_backward(const Launch& launch, const Sizes& s, const base::Tensors<T>& t) {
+  attn_kernels::spatial_gate_backward<T>(launch, shape_of(s), s.channels_last,
+                                         {spatial_gradient(s, t), t.dy, nullptr, nullptr});
 }

@@ -37,8 +37,8 @@ struct Forward {
   std::vector<int64_t> argmax;
 };
 
-inline Forward forward(const Sizes& s, const std::vector<float>& x,
-                       const std::vector<float>& weight, float bias) {
+inline Forward forward(const Sizes& s, const std::vector<double>& x,
+                       const std::vector<double>& weight, double bias) {
   const int64_t hw = s.hw();
   Forward out;
   out.pooled.resize(2 * s.pixels());
@@ -77,8 +77,9 @@ struct Backward {
   std::vector<double> dx, d_weight, d_bias;
 };
 
-inline Backward backward(const Sizes& s, const std::vector<float>& dy, const std::vector<float>& x,
-                         const std::vector<float>& weight, const Forward& saved) {
+inline Backward backward(const Sizes& s, const std::vector<double>& dy,
+                         const std::vector<double>& x, const std::vector<double>& weight,
+                         const Forward& saved) {
   const int64_t hw = s.hw();
   Backward out{std::vector<double>(s.elements()), std::vector<double>(2 * kTaps),
                std::vector<double>(1)};
@@ -88,8 +89,7 @@ inline Backward backward(const Sizes& s, const std::vector<float>& dy, const std
     const double* pooled = &saved.pooled[image * 2 * hw];
     for (int64_t p = 0; p < hw; ++p) {
       double d_map = 0;
-      for (int64_t c = 0; c < s.c; ++c)
-        d_map += double(dy[s.at(image, c, p)]) * x[s.at(image, c, p)];
+      for (int64_t c = 0; c < s.c; ++c) d_map += dy[s.at(image, c, p)] * x[s.at(image, c, p)];
       d_logit[p] = d_map * map[p] * (1 - map[p]);
     }
     for (int64_t p = 0; p < hw; ++p) {
