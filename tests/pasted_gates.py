@@ -511,6 +511,71 @@ class RowGate(nn.Module):
         return torch.tanh(self.conv(x.mean(3))).unsqueeze(3) * x
 
 
+class SKConv(nn.Module):
+    """Branches are joined along the channels, and seen as a dimension of their own."""
+
+    def __init__(self, channels, branches=2, reduction=4):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=i, dilation=i, groups=4, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            )
+            for i in range(1, branches + 1)
+        )
+        self.pool = nn.AdaptiveAvgPool2d((1, 1))
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(channels, channels // reduction, 1, bias=False),
+            nn.BatchNorm2d(channels // reduction),
+            nn.ReLU(inplace=True),
+        )
+        self.excite = nn.ModuleList(
+            nn.Conv2d(channels // reduction, channels, 1) for _ in self.branches
+        )
+        self.softmax = nn.Softmax(dim=1)
+
+    def forward(self, x):
+        n, c = x.shape[:2]
+        maps = torch.cat([branch(x) for branch in self.branches], dim=1)
+        maps = maps.view(n, len(self.branches), c, maps.shape[2], maps.shape[3])
+        z = self.squeeze(self.pool(torch.sum(maps, dim=1)))
+        logits = torch.cat([layer(z) for layer in self.excite], dim=1)
+        weights = self.softmax(logits.view(n, len(self.branches), c, 1, 1))
+        return torch.sum(maps * weights, dim=1)
+
+
+class StackedSelection(SKConv):
+    """The same by a stack."""
+
+    def forward(self, x):
+        maps = torch.stack([branch(x) for branch in self.branches], 1)
+        z = self.squeeze(self.pool(maps.sum(1)))
+        logits = torch.stack([layer(z) for layer in self.excite], 1)
+        return (maps * self.softmax(logits)).sum(1)
+
+
+class SplitAttention(nn.Module):
+    """One convolution makes all branches: halves of its channels."""
+
+    def __init__(self, channels, radix=2):
+        super().__init__()
+        self.radix = radix
+        self.conv = nn.Conv2d(channels, channels * radix, 3, padding=1, groups=radix, bias=False)
+        self.norm = nn.BatchNorm2d(channels * radix)
+        self.fc1 = nn.Conv2d(channels, channels // 2, 1)
+        self.fc2 = nn.Conv2d(channels // 2, channels * radix, 1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        n, rc, h, w = x.shape
+        maps = x.reshape(n, self.radix, rc // self.radix, h, w)
+        mean = F.adaptive_avg_pool2d(maps.sum(dim=1), 1)
+        logits = self.fc2(F.relu(self.fc1(mean)))
+        weights = F.softmax(logits.view(n, self.radix, -1), dim=1).reshape(n, -1, 1, 1)
+        return (maps * weights.reshape(n, self.radix, rc // self.radix, 1, 1)).sum(dim=1)
+
+
 class AFF(nn.Module):
     def __init__(self, channels, r=4):
         super().__init__()
@@ -534,3 +599,30 @@ class AFF(nn.Module):
         xa = x + residual
         wei = self.sigmoid(self.local_att(xa) + self.global_att(xa))
         return 2 * x * wei + 2 * residual * (1 - wei)
+
+
+class IAFF(AFF):
+    """Twice, one after the other, with one global branch."""
+
+    def __init__(self, channels, r=4):
+        super().__init__(channels, r)
+        self.local_att2 = self.branch(channels, channels // r)
+
+    def forward(self, x, residual):
+        xa = x + residual
+        wei = self.sigmoid(self.local_att(xa) + self.global_att(xa))
+        xi = x * wei + residual * (1 - wei)
+        wei2 = self.sigmoid(self.local_att2(xi) + self.global_att(xi))
+        return x * wei2 + residual * (1 - wei2)
+
+
+class TwoBranches(nn.Module):
+    """A convolution's result and its input, blended."""
+
+    def __init__(self, channels, fusion):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fusion = fusion
+
+    def forward(self, x):
+        return self.fusion(self.conv(x), x)

@@ -14,6 +14,11 @@ from . import graph as g
 from . import tails
 from .function import Function
 from .patterns import CHANNEL, PATTERNS, SPATIAL, broadcast, polynomial
+from .patterns.blend import blends
+from .patterns.blend import match as match_blend
+from .patterns.blend import weights as weights_of_blends
+from .patterns.selection import match as match_selection
+from .patterns.selection import selections
 from .probe import Shapes, find_shapes, own_randomness, specimen
 from .rewritten import Program
 from .site import Match, Rewriting, Site
@@ -94,6 +99,13 @@ class Search:
         graph, root = self.rewriting.graph, self.rewriting.root
         for shuffle in polynomial.shuffles(graph, root, runs):
             yield shuffle.halves[1], functools.partial(_match_shuffle, shuffle)
+        for selection in selections(graph, runs[0]):
+            site = selection.site(root, runs)
+            if site.inside:
+                yield site, functools.partial(match_selection, found=selection)
+        for blend in blends(graph, root, runs[0]):
+            site = Site(root, runs, blend.last, blend.local, blend.weight)
+            yield site, functools.partial(match_blend, found=blend)
         for form in broadcast.forms(graph, root, runs[0]):
             site = Site(root, runs, form.last, form.x, *form.factors)
             if site.inside:
@@ -236,6 +248,11 @@ def expanded(root: nn.Module, shapes: Shapes, joined: set[str]) -> tuple[fx.Grap
             for x, _, factor in pairs(graph, run)
             for node in g.between(x, factor)
             if node.op == "call_module" and _reads_a_map(node, run, root)
+        ]
+        more += [  # whose last layer may be a batch norm
+            str(local.target)
+            for _, local, _ in weights_of_blends(graph, root, run)
+            if local.op == "call_module" and not is_opaque(g.layer(local, root))
         ]
         if not more:
             return graph, tuple(through)

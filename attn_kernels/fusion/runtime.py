@@ -162,6 +162,18 @@ def polynomial(
     return at_zero, slope if weight is None else slope * weight[:, None, None], zero
 
 
+def blend(
+    x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, norm: Any, g: torch.Tensor, factor: int
+) -> torch.Tensor:
+    """``factor * (x * w + y * (1 - w))``, ``w = sigmoid(norm(a) + g)``."""
+    if norm is None or is_traced(x, y, a) or plain_norm_obstacle(norm) is not None:
+        a = a if norm is None else norm(a)
+        scale, shift = torch.ones_like(g[:1]), torch.zeros_like(g[:1])
+    else:
+        scale, shift = batch_norm_affine(norm, a)
+    return functional.blend(x, y, a, scale, shift, g, factor=factor)
+
+
 def with_bias(total: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A weighted sum over channels as the convolution that it is, (N, 1, H, W)."""
     return total + bias.to(total.dtype)

@@ -84,8 +84,8 @@ class Site:
 
     def evaluated(self, which: int = 0, channels: int | None = None) -> g.Values:
         """Values of x, random, and of everything between it and the factor."""
-        _, c, h, w = self.runs[which][self.x].shape
-        x = random_map(BATCH, c if channels is None else channels, h, w)
+        _, c, *rest = self.runs[which][self.x].shape
+        x = random_map(BATCH, c if channels is None else channels, *rest)
         return self.evaluated_on(x, which)
 
     def evaluated_on(self, x: torch.Tensor, which: int = 0) -> g.Values:

@@ -10,6 +10,7 @@ from torch import nn
 from ultralytics.nn.modules import CBAM
 
 MEAN = "channel gate by mean"
+SELECTION = "selection among 2 maps"
 NORM, END = "batch norm", "addition + ReLU"
 # The ends of blocks: without a gate, with one, and without an activation.
 BLOCK, SE_BLOCK, LINEAR_BLOCK = f"{NORM} + {END}", f"{NORM} + {MEAN} + {END}", f"{NORM} + addition"
@@ -17,14 +18,13 @@ BLOCK, SE_BLOCK, LINEAR_BLOCK = f"{NORM} + {END}", f"{NORM} + {MEAN} + {END}", f
 
 @dataclass(frozen=True)
 class Peer:
-    """A model, what is fused in it, and in how many modules something is left, by a kind not known.
+    """A model, and what is fused in it.
 
     `first_max`: its code says amax.
     """
 
     make: Callable[[], nn.Module]
     gates: dict[str, int]
-    left: int = 0
     first_max: bool = False
     shape: tuple[int, ...] = (4, 3, 64, 64)
 
@@ -49,8 +49,8 @@ PEERS = {
     ),
     "timm regnety_008": Peer(of_timm("regnety_008"), {MEAN: 14, BLOCK: 14}),
     "timm ecaresnet50d": Peer(of_timm("ecaresnet50d"), {SE_BLOCK: 16}),
-    "timm skresnet18": Peer(of_timm("skresnet18"), {BLOCK: 8}, left=8),
-    "timm resnest14d": Peer(of_timm("resnest14d"), {BLOCK: 4}, left=4),
+    "timm skresnet18": Peer(of_timm("skresnet18"), {SELECTION: 8, BLOCK: 8}),
+    "timm resnest14d": Peer(of_timm("resnest14d"), {SELECTION: 4, BLOCK: 4}),
     "timm cbam": Peer(with_gate("cbam"), {f"{NORM} + CBAM + {END}": 8}, first_max=True),
     "timm coord": Peer(with_gate("coord"), {f"coordinate gate + {END}": 8}),
     "timm rexnet_100": Peer(of_timm("rexnet_100"), {MEAN: 13}),

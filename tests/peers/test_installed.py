@@ -21,7 +21,10 @@ PASTED = {
     "BlockWithCBAM": 1,
     "BAM": 1,
     "CoordAtt": 1,
-    "AFF": 0,
+    "SKConv": 1,
+    "SplitAttention": 1,
+    "AFF": 1,
+    "IAFF": 2,
 }
 
 

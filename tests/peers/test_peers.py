@@ -53,7 +53,7 @@ def test_gates_are_found(pair):
     peer, report, *_ = pair
     print(report)
     assert dict(report.gates) == peer.gates
-    assert sum(UNKNOWN in row.why_not for row in report.left) == peer.left
+    assert not any(UNKNOWN in row.why_not for row in report.left)
 
 
 @pytest.mark.parametrize("training", [True, False])

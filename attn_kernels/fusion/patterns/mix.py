@@ -21,13 +21,17 @@ def between(
 ) -> tuple[list[fx.Node], list[fx.Node]]:
     """Nodes from the stops to the factors, and what else these read. `inside` follows from x."""
     among, mixed = set(inside), set()
+    after: set[fx.Node] = set()  # the stops, tensors and sizes
+    for node in inside:
+        if any(n in stops or n in after for n in node.all_input_nodes):
+            after.add(node)
     given: dict[fx.Node, None] = {}
     stack = [*factors]
     while stack:
         node = stack.pop()
         if node in stops or node in mixed:
             continue
-        if node in among and g.has_tensor(values[node]):
+        if node in after or (node in among and g.has_tensor(values[node])):
             mixed.add(node)
             stack += node.all_input_nodes
         else:
