@@ -509,8 +509,12 @@ def test_what_is_no_gate_is_not_named(function):
     assert ak.fuse(Odd(lambda m, x: function(m.fc(x)))).rows == []
 
 
+def of_no_known_kind(m, x):
+    return x * torch.tanh(m.fc(x.mean((2, 3), keepdim=True)) + x)
+
+
 def test_report():
-    gates = (*(pasted.SELinear(C) for _ in range(3)), pasted.SCSE(C), pasted.AFF(C))
+    gates = (*(pasted.SELinear(C) for _ in range(3)), pasted.SCSE(C), Odd(of_no_known_kind))
     report = ak.fuse(nn.Sequential(*gates))
     assert (report.fused, report.saves) == (4, 43)
     text = str(report)

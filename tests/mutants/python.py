@@ -203,7 +203,7 @@ CHANGED_CHILDREN = [
     Mutation(
         "a backward pre-hook is no obstacle",
         NN + "children.py",
-        "        or module._forward_hooks\n<<        or module._backward_pre_hooks\n>>",
+        '        or own["_forward_hooks"]\n<<        or own["_backward_pre_hooks"]\n>>',
         "",
         CHILDREN + "test_any_child[SpatialGate-conv1-backward pre-hook]",
     ),
@@ -217,7 +217,7 @@ CHANGED_CHILDREN = [
     Mutation(
         "padding_mode is not looked at",
         NN + "spatial_attention.py",
-        "conv.groups, <<conv.padding_mode>>\n",
+        'own["groups"], <<own["padding_mode"]>>\n',
         '"zeros"',
         CHILDREN + "test_replaced[circular-SpatialGate-conv1]",
     ),
