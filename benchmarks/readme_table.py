@@ -91,12 +91,12 @@ def results_section(file: Path, relative_to: Path) -> str:
 
 
 def shown(frame) -> list[Comparison]:
-    """Plain launches, op by op; on CUDA with a cold cache. Networks have a table elsewhere."""
+    """Plain launches, op by op; on CUDA with a cold cache."""
     cache = "cold" if (frame["cache"] == "cold").any() else "warm"
     found = [
         c
         for c in comparisons(frame)
-        if c.mode != NETWORK_STEP and c.launch == "plain" and c.cache == cache and c.time(c.ours)
+        if c.launch == "plain" and (c.mode == NETWORK_STEP or c.cache == cache) and c.time(c.ours)
     ]
     ops = list(dict.fromkeys(c.op for c in found))
     return sorted(found, key=lambda c: ops.index(c.op))
