@@ -176,7 +176,7 @@ MUTATIONS = [
         SQUEEZE,
         "argmax = <<v > max>> ? at : argmax;",
         "v >= max",
-        TEST_SQUEEZE + "test_ties_go_to_the_first_pixel[(2, 37, 6, 9)-nchw-torch.float32]",
+        TEST_SQUEEZE + "test_ties_go_to_the_first_pixel[(2, 37, 6, 9)-torch.float32-nchw]",
     ),
     Mutation(
         "squeeze: blocks' means do not spread",
