@@ -41,7 +41,7 @@ def make_tree() -> None:
 
 def spoilable(file: str, text: str) -> str:
     if file == "setup.py":
-        return text.replace("-O3", "-O1")  # compiles in half the time
+        return text.replace("-O3", "-O2")  # in less time; at -O1 last bits differ
     if not file.startswith("csrc/"):
         return text
     # What depends on a switch is no constant expression; the others remain it all the same.
