@@ -1,3 +1,5 @@
+import gc
+
 import hypothesis
 import pytest
 import torch
@@ -29,6 +31,12 @@ def pytest_collection_modifyitems(config, items):
     if on_gpu:
         config.hook.pytest_deselected(items=on_gpu)
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+def pytest_collection_finish():
+    """What is there now stays: a million objects that no collection need look at again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
