@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 Unit = tuple[Path, ...]
 CACHE = ROOT / "build" / "cuda_objects"
+# The PTX that the machine code of each architecture is made from; setup.py reads it as well.
+PTX = dict(line.split() for line in (CSRC / "cuda" / "architectures.txt").open())
 BUDGETED = ("sm_80", "sm_90", "sm_100")
-OTHERS = ("sm_75", "sm_86", "sm_89", "sm_120")  # the library is built for them as well
+OTHERS = tuple(code for code in PTX if code.startswith("sm_") and code not in BUDGETED)
 FLAGS = [  # Host code, of which only the warnings count, is hardly optimized; kernels fully.
     "-std=c++17",
     "-DUSE_CUDA",
@@ -82,13 +84,6 @@ def name(unit: Unit) -> str:
     return "+".join(source.stem for source in unit)
 
 
-def gencode(architectures: Sequence[str]) -> Iterator[str]:
-    """PTX for sm_75, and once for all that came later; machine code from it for each."""
-    for architecture in architectures:
-        ptx = "compute_75" if architecture == "sm_75" else "compute_80"
-        yield f"-gencode=arch={ptx},code={architecture}"
-
-
 def compiled(
     unit: Unit, architectures: Sequence[str] = BUDGETED, csrc: Path = CSRC
 ) -> tuple[Path, list[Kernel]]:
@@ -96,7 +91,8 @@ def compiled(
     nvcc = find_nvcc()
     assert nvcc, "no nvcc: set CUDA_HOME or install nvidia-cuda-nvcc, to check the CUDA library"
     include = Path(torch.__file__).parent / "include"
-    command = [nvcc, *FLAGS, *gencode(architectures), "-isystem", str(include)]
+    gencode = [f"-gencode=arch={PTX[a]},code={a}" for a in architectures]
+    command = [nvcc, *FLAGS, *gencode, "-isystem", str(include)]
     command += [f"-I{csrc / 'cuda'}", "-c"]
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
     digest = hashlib.sha256((" ".join(command) + version.stdout + torch.__version__).encode())

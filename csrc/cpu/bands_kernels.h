@@ -127,39 +127,65 @@ ATTN_INLINE bool is_spread(const Bands& b, const Broadcast& s) {
   return b.by_rows && !s.runs_on(b.w);
 }
 
+template <class A, int G>
+struct Room {
+  alignas(64) A values[kRun<A> + kLanes<A>];
+};
+
+// A run of whole rows, and an operand that has one value for each row, or for each column (`row` is
+// 0): steps in the operand to the next line and row.
+struct WholeRows {
+  int64_t line, row, rows, width;
+};
+
+// Such an operand's G lines, in a room. Vectors go over the end of a row where the next one
+// overwrites it.
+template <class A, int G>
+ATTN_INLINE void spread_lines(const A* from, WholeRows of, A* to) {
+  for (int g = 0; g < (of.line == 0 ? 1 : G); ++g, from += of.line, to += kPart<A>) {
+    if (of.row != 0) {
+      for (int64_t row = 0; row < of.rows; ++row) {
+        const Vec<A> value = broadcast(from[row * of.row]);
+        for (int64_t i = 0; i < of.width; i += kLanes<A>) store(to + row * of.width + i, value);
+      }
+    } else {
+      for (int64_t i = (of.width - 1) / kLanes<A> * kLanes<A>; i >= 0; i -= kLanes<A>) {
+        const Vec<A> values =
+            of.width - i < kLanes<A> ? load(from + i, of.width - i) : load(from + i);
+        for (int64_t row = 0; row < of.rows; ++row) store(to + row * of.width + i, values);
+      }
+    }
+  }
+}
+
 // What an operand holds along the lines of a run: vectors of it, or on each line one value again
 // and again, or the values of rows or columns. Without a branch for each vector: all loads go to
 // that value, or to all of those, in a room of their own, outside of the object, whose members are
 // then in registers. An operand that is absent is not asked.
 template <class A, int G>
-struct Room {
-  alignas(64) A values[kRun<A> + kLanes<A>];
-};
-template <class A, int G>
 class Along {
  public:
   ATTN_INLINE Along(const Bands& b, const Operand<A>& from, const Run& run)
       : from_(from.data != nullptr ? from.data + run.in(from.stride) : nullptr),
-        from_line_(line_step(b, from.stride)),
+        of_{line_step(b, from.stride), from.stride.h, run.rows, run.count / run.rows},
         spread_(is_spread(b, from.stride)),
-        mask_(spread_ ? -1 : -step(b, from.stride)),
-        rows_(run.rows),
-        width_(run.count / run.rows),
-        row_(from.stride.h) {}
+        mask_(spread_ ? -1 : -step(b, from.stride)) {}
 
   // The operand of the next group.
   ATTN_INLINE void next(Room<A, G>& room) {
     if (from_ == nullptr) return;
     data_ = from_;
-    line_ = from_line_;
+    line_ = of_.line;
     if (spread_) {
-      spread(room);
+      spread_lines<A, G>(from_, of_, room.values);
+      data_ = room.values;
+      line_ = of_.line == 0 ? 0 : kPart<A>;
     } else if (mask_ == 0) {
       for (int g = 0; g < G; ++g) store(room.values + g * kLanes<A>, broadcast(from_[g * line_]));
       data_ = room.values;
       line_ = kLanes<A>;
     }
-    from_ += G * from_line_;
+    from_ += G * of_.line;
   }
 
   template <class Lanes>
@@ -168,32 +194,10 @@ class Along {
   }
 
  private:
-  // Vectors go over the end of a row where the next one overwrites it.
-  ATTN_INLINE void spread(Room<A, G>& room) {
-    data_ = room.values;
-    line_ = from_line_ == 0 ? 0 : kPart<A>;
-    for (int g = 0; g < (line_ == 0 ? 1 : G); ++g) {
-      const A* from = from_ + g * from_line_;
-      A* to = room.values + g * line_;
-      if (row_ != 0) {
-        for (int64_t row = 0; row < rows_; ++row) {
-          const Vec<A> value = broadcast(from[row * row_]);
-          for (int64_t i = 0; i < width_; i += kLanes<A>) store(to + row * width_ + i, value);
-        }
-      } else {
-        for (int64_t i = (width_ - 1) / kLanes<A> * kLanes<A>; i >= 0; i -= kLanes<A>) {
-          const Vec<A> values =
-              width_ - i < kLanes<A> ? load(from + i, width_ - i) : load(from + i);
-          for (int64_t row = 0; row < rows_; ++row) store(to + row * width_ + i, values);
-        }
-      }
-    }
-  }
-
   const A *from_, *data_ = nullptr;
-  int64_t from_line_;
+  WholeRows of_;
   bool spread_;
-  int64_t mask_, rows_, width_, row_, line_ = 0;
+  int64_t mask_, line_ = 0;
 };
 
 // The sum of the lanes of each of G vectors; of four at once, neighbours of two vectors together.
@@ -216,22 +220,82 @@ ATTN_INLINE void sums_of_lanes(const Vec<A> (&v)[G], A (&sums)[G]) {
   }
 }
 
+template <class A, int G>
+ATTN_INLINE Vec<A> sum_of_lines(const Vec<A> (&v)[G]) {
+  Vec<A> sum[G];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g) sum[g] = v[g];
+  return tree_sum(sum);
+}
+
+// All lanes of each of G lines, to one sum (`line` is 0) or to one for each line.
+template <class A, int G>
+ATTN_INLINE void add_lines(const Vec<A> (&v)[G], int64_t line, double* to) {
+  if (line == 0) {
+    *to += sum_of_lanes<A>(sum_of_lines<A>(v));
+  } else {
+    A sums[G];
+    sums_of_lanes(v, sums);
+    for (int g = 0; g < G; ++g) to[g * line] += sums[g];
+  }
+}
+
+template <class A, class Lanes>
+ATTN_INLINE void add_wide(Vec<A> v, double* to, Lanes lanes) {
+  using Wide = typename VectorOf<double, kLanes<A>>::type;
+  if constexpr (std::is_same_v<Lanes, int64_t>) {
+    for (int64_t lane = 0; lane < lanes; ++lane) to[lane] += v[lane];
+  } else {
+    store_raw(to, load_raw<Wide>(to) + __builtin_convertvector(v, Wide));
+  }
+}
+
+// Lane by lane, in the same way.
+template <class A, int G, class Lanes>
+ATTN_INLINE void add_along(const Vec<A> (&v)[G], int64_t line, double* to, Lanes lanes) {
+  if (line == 0) {
+    add_wide<A>(sum_of_lines<A>(v), to, lanes);
+  } else {
+    for (int g = 0; g < G; ++g) add_wide<A>(v[g], to + g * line, lanes);
+  }
+}
+
+// Sums of the rows, or of the columns, of G lines that a room holds. Once for all kernels: this is
+// no work for each vector, and inlined it would be a third of what there is to compile.
+template <class A, int G>
+__attribute__((noinline)) void add_whole_rows(const A* room, WholeRows of, double* to) {
+  if (of.row != 0) {
+    for (int64_t row = 0; row < of.rows; ++row) {
+      Vec<A> sum[G]{};
+      for_each_vector<A>(of.width, [&](int64_t i, auto lanes) {
+        for (int g = 0; g < G; ++g)
+          sum[g] +=
+              fill_missing<A>(load(room + g * kPart<A> + row * of.width + i), Vec<A>{}, lanes);
+      });
+      add_lines<A>(sum, of.line, to + row * of.row);
+    }
+  } else {
+    for_each_vector<A>(of.width, [&](int64_t i, auto lanes) {
+      Vec<A> sum[G]{};
+      for (int64_t row = 0; row < of.rows; ++row)
+        for (int g = 0; g < G; ++g) sum[g] += load(room + g * kPart<A> + row * of.width + i);
+      add_along<A>(sum, of.line, to + i, lanes);
+    });
+  }
+}
+
 // The sums of the lines of a run. Missing lanes must hold zeros. Those of rows or columns are added
 // up when the group is through, from a room that holds it.
 template <class A, int G>
 class RunSums {
   using V = Vec<A>;
-  using Wide = typename VectorOf<double, kLanes<A>>::type;
 
  public:
   ATTN_INLINE RunSums(const Bands& b, const Sums& to, const Run& run, Room<A, G>& room)
       : data_(to.data != nullptr ? to.data + run.band * to.of_band + run.in(to.stride) : nullptr),
-        line_(line_step(b, to.stride)),
+        of_{line_step(b, to.stride), to.stride.h, run.rows, run.count / run.rows},
         spread_(is_spread(b, to.stride)),
         along_(step(b, to.stride) != 0),
-        rows_(run.rows),
-        width_(run.count / run.rows),
-        row_(to.stride.h),
         room_(room.values) {}
 
   ATTN_INLINE bool wanted() const { return data_ != nullptr; }
@@ -246,7 +310,7 @@ class RunSums {
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) sum_[g] += v[g];
     } else {
-      add_along(i, v, lanes);
+      add_along<A>(v, of_.line, data_ + i, lanes);
     }
   }
 
@@ -254,77 +318,19 @@ class RunSums {
   ATTN_INLINE void finish() {
     if (data_ == nullptr) return;
     if (spread_) {
-      row_ != 0 ? add_rows() : add_columns();
+      add_whole_rows<A, G>(room_, of_, data_);
     } else if (!along_) {
-      add_lines(data_, sum_);
+      add_lines<A>(sum_, of_.line, data_);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) sum_[g] = V{};
     }
-    data_ += G * line_;
+    data_ += G * of_.line;
   }
 
  private:
-  static ATTN_INLINE V total(const V (&v)[G]) {
-    V sum[G];
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) sum[g] = v[g];
-    return tree_sum(sum);
-  }
-
-  ATTN_INLINE void add_rows() {
-    for (int64_t row = 0; row < rows_; ++row) {
-      V sum[G]{};
-      for_each_vector<A>(width_, [&](int64_t i, auto lanes) {
-        for (int g = 0; g < G; ++g)
-          sum[g] += fill_missing<A>(load(room_ + g * kPart<A> + row * width_ + i), V{}, lanes);
-      });
-      add_lines(data_ + row * row_, sum);
-    }
-  }
-
-  ATTN_INLINE void add_columns() {
-    for_each_vector<A>(width_, [&](int64_t i, auto lanes) {
-      V sum[G]{};
-      for (int64_t row = 0; row < rows_; ++row)
-        for (int g = 0; g < G; ++g) sum[g] += load(room_ + g * kPart<A> + row * width_ + i);
-      add_along(i, sum, lanes);
-    });
-  }
-
-  // All lanes of each line, to one sum or to one for each line.
-  ATTN_INLINE void add_lines(double* to, const V (&v)[G]) {
-    if (line_ == 0) {
-      *to += sum_of_lanes<A>(total(v));
-    } else {
-      A sums[G];
-      sums_of_lanes(v, sums);
-      for (int g = 0; g < G; ++g) to[g * line_] += sums[g];
-    }
-  }
-
-  // Lane by lane, in the same way.
-  template <class Lanes>
-  ATTN_INLINE void add_along(int64_t i, const V (&v)[G], Lanes lanes) {
-    if (line_ == 0) {
-      add_wide(data_ + i, total(v), lanes);
-    } else {
-      for (int g = 0; g < G; ++g) add_wide(data_ + g * line_ + i, v[g], lanes);
-    }
-  }
-
-  template <class Lanes>
-  static ATTN_INLINE void add_wide(double* to, V v, Lanes lanes) {
-    if constexpr (std::is_same_v<Lanes, int64_t>) {
-      for (int64_t lane = 0; lane < lanes; ++lane) to[lane] += v[lane];
-    } else {
-      store_raw(to, load_raw<Wide>(to) + __builtin_convertvector(v, Wide));
-    }
-  }
-
   double* data_;
-  int64_t line_;
+  WholeRows of_;
   bool spread_, along_;
-  int64_t rows_, width_, row_;
   A* room_;
   V sum_[G]{};
 };

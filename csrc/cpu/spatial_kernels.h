@@ -35,7 +35,7 @@ const A* weight_of(const Problem& p, const A* weight, int64_t n) {
 
 // ---- Forward ------------------------------------------------------------------------------------
 
-template <class T, template <class> class Layout, bool kView, bool kEpilogue>
+template <class T, template <class> class Layout>
 class Forward {
   using A = acc_t<T>;
 
@@ -69,7 +69,10 @@ class Forward {
     const int64_t first = std::clamp<int64_t>(from, 0, p_.h),
                   last = std::clamp<int64_t>(to, 0, p_.h);
     const Span span{b.n, first * p_.w, (last - first) * p_.w};
-    Layout<T>::template pool<kView>(p_, a_.f, span, mean_.get(), max_.get(), partial_.get());
+    const bool is_view = a_.f.scale != nullptr;
+    with_flags(is_view, false, [&](auto view, auto) {
+      Layout<T>::template pool<view>(p_, a_.f, span, mean_.get(), max_.get(), partial_.get());
+    });
     const A* values[2] = {mean_.get(), max_.get()};
     for (int i = 0; i < 2; ++i) {
       planes_[i].clear_rows(from - top, first - from);
@@ -91,9 +94,12 @@ class Forward {
     close_gaps(logit_.get(), planes_[0].stride, end - r, p_.w, map_.get());
     const Span span{n, r * p_.w, (end - r) * p_.w};
     std::copy_n(map_.get(), span.count, a_.map + n * p_.h * p_.w + span.first);
-    if (a_.y != nullptr)
-      Layout<T>::template gate<kView, kEpilogue>(p_, a_.f, span, map_.get(), a_.residual, a_.relu,
-                                                 a_.y);
+    if (a_.y == nullptr) return;
+    const bool has_epilogue = a_.residual != nullptr || a_.relu;
+    with_flags(a_.f.scale != nullptr, has_epilogue, [&](auto view, auto epilogue) {
+      Layout<T>::template gate<view, epilogue>(p_, a_.f, span, map_.get(), a_.residual, a_.relu,
+                                               a_.y);
+    });
   }
 
   void make_logit(int64_t n, int64_t r, int64_t rows) {
@@ -121,8 +127,7 @@ class Forward {
 
 // ---- Backward -----------------------------------------------------------------------------------
 
-// kGate: the gradient comes as dy and d_map is summed from it; else d_map is given.
-template <class T, template <class> class Layout, bool kGate, bool kView, bool kRelu>
+template <class T, template <class> class Layout>
 class Backward {
   using A = acc_t<T>;
 
@@ -156,6 +161,23 @@ class Backward {
   }
 
  private:
+  // A gate's gradient comes as dy and d_map is summed from it; else d_map is given.
+  bool is_gate() const { return a_.upstream.dy != nullptr; }
+
+  // fn(gate, view, relu) as types: passes are compiled for each kind, what is around them once.
+  template <class Fn>
+  void with_kind(const Fn& fn) const {
+    constexpr std::false_type kNo;
+    constexpr std::true_type kYes;
+    with_flags(a_.f.scale != nullptr, a_.upstream.y != nullptr, [&](auto view, auto relu) {
+      if (is_gate()) {
+        fn(kYes, view, relu);
+      } else if constexpr (!relu) {  // there is no ReLU without a gate
+        fn(kNo, view, kNo);
+      }
+    });
+  }
+
   // d_logit and argmax of rows [from, to); row 0 of both is row `top` of the image.
   void make_d_logit(const Band& b, int64_t from, int64_t to, int64_t top) {
     const int64_t first = std::clamp<int64_t>(from, 0, p_.h),
@@ -164,9 +186,11 @@ class Backward {
     const int64_t at = b.n * p_.h * p_.w + span.first;
     std::copy_n(a_.pooled + at + (b.n + 1) * p_.h * p_.w, span.count, max_.get());
     Int<A>* argmax = argmax_.get() + (first - top) * p_.w;
-    Layout<T>::template dot_and_argmax<kGate, kView, kRelu>(p_, a_.upstream, a_.f, span, max_.get(),
-                                                            d_map_.get(), argmax, partial_.get());
-    const A* d_map = kGate ? d_map_.get() : a_.d_map + at;
+    with_kind([&](auto gate, auto view, auto relu) {
+      Layout<T>::template dot_and_argmax<gate, view, relu>(p_, a_.upstream, a_.f, span, max_.get(),
+                                                           d_map_.get(), argmax, partial_.get());
+    });
+    const A* d_map = is_gate() ? d_map_.get() : a_.d_map + at;
     for (int64_t i = 0; i < span.count; ++i) d_map_[i] = sigmoid_backward(d_map[i], a_.map[at + i]);
     d_logit_.clear_rows(from - top, first - from);
     d_logit_.set_rows(first - top, last - first, d_map_.get());
@@ -186,9 +210,11 @@ class Backward {
     const A channels = static_cast<A>(p_.c);
     for (int64_t i = 0; i < span.count; ++i) d_mean_[i] /= channels;
     std::copy_n(a_.map + n * p_.h * p_.w + span.first, span.count, map_.get());
-    Layout<T>::template scatter<kGate, kView, kRelu>(
-        p_, a_.upstream, a_.f, span,
-        {map_.get(), d_mean_.get(), d_max_.get(), argmax_.get() + pad_ * p_.w}, a_.out);
+    const PixelGradients<A> pixels{map_.get(), d_mean_.get(), d_max_.get(),
+                                   argmax_.get() + pad_ * p_.w};
+    with_kind([&](auto gate, auto view, auto relu) {
+      Layout<T>::template scatter<gate, view, relu>(p_, a_.upstream, a_.f, span, pixels, a_.out);
+    });
   }
 
   void make_d_pooled(int64_t n, int64_t r, int64_t rows) {
@@ -255,28 +281,14 @@ void walk_bands(const Args& a, int64_t begin, int64_t end) {
 
 template <class T>
 void spatial_forward(const SpatialForward<T>& a, int64_t begin, int64_t end) {
-  with_flags(a.f.scale != nullptr, a.residual != nullptr || a.relu, [&](auto view, auto epilogue) {
-    a.problem.channels_last ? walk_bands<Forward<T, ChannelsLast, view, epilogue>>(a, begin, end)
-                            : walk_bands<Forward<T, Nchw, view, epilogue>>(a, begin, end);
-  });
-}
-
-template <class T, bool kGate, bool kView, bool kRelu>
-void backward_layouts(const SpatialBackward<T>& a, int64_t begin, int64_t end) {
-  a.problem.channels_last
-      ? walk_bands<Backward<T, ChannelsLast, kGate, kView, kRelu>>(a, begin, end)
-      : walk_bands<Backward<T, Nchw, kGate, kView, kRelu>>(a, begin, end);
+  a.problem.channels_last ? walk_bands<Forward<T, ChannelsLast>>(a, begin, end)
+                          : walk_bands<Forward<T, Nchw>>(a, begin, end);
 }
 
 template <class T>
 void spatial_backward(const SpatialBackward<T>& a, int64_t begin, int64_t end) {
-  with_flags(a.f.scale != nullptr, a.upstream.y != nullptr, [&](auto view, auto relu) {
-    if (a.upstream.dy != nullptr) {
-      backward_layouts<T, true, view, relu>(a, begin, end);
-    } else if constexpr (!relu) {  // there is no ReLU without a gate
-      backward_layouts<T, false, view, false>(a, begin, end);
-    }
-  });
+  a.problem.channels_last ? walk_bands<Backward<T, ChannelsLast>>(a, begin, end)
+                          : walk_bands<Backward<T, Nchw>>(a, begin, end);
 }
 
 template <class A>

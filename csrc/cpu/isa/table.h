@@ -1,4 +1,18 @@
-// The tables of one instruction set, by storage type; see ../dispatch.cpp.
+// The kernels of one instruction set, and their table by storage type; see ../dispatch.cpp.
+#include "../affine_gate_kernels.h"
+#include "../blend_kernels.h"
+#include "../broadcast_gate_kernels.h"
+#include "../broadcast_squeeze_kernels.h"
+#include "../channel_pool_kernels.h"
+#include "../excite_kernels.h"
+#include "../gam_kernels.h"
+#include "../mix_kernels.h"
+#include "../scale_gate_kernels.h"
+#include "../self_gate_kernels.h"
+#include "../spatial_kernels.h"
+#include "../squeeze_backward_kernels.h"
+#include "../squeeze_kernels.h"
+
 namespace attn_kernels::ATTN_ISA {
 
 template <class T, class G>
@@ -44,9 +58,9 @@ constexpr Kernels<T> kTable = {
     blend_backward<T>,
 };
 
-extern const Kernels<float> float_kernels = kTable<float>;
-extern const Kernels<double> double_kernels = kTable<double>;
-extern const Kernels<Half> half_kernels = kTable<Half>;
-extern const Kernels<BFloat16> bfloat16_kernels = kTable<BFloat16>;
-
 }  // namespace attn_kernels::ATTN_ISA
+
+#define ATTN_TABLE(type, name)                    \
+  namespace attn_kernels::ATTN_ISA {              \
+  extern const Kernels<type> name = kTable<type>; \
+  }

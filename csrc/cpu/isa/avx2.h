@@ -1,0 +1,16 @@
+// The CPU kernels for AVX2; what is to be compiled so ends with end.h.
+#pragma once
+
+// Standard headers first: their functions must not be compiled for this instruction set, since the
+// linker keeps one copy of them for everybody.
+#include "includes.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#endif
+
+#define ATTN_ISA avx2
+#define ATTN_VECTOR_BYTES 32
+#include "table.h"
