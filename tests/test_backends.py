@@ -152,20 +152,20 @@ def test_other_devices_are_served_by_the_reference():
     assert ak.functional.spatial_gate(X.to("meta"), WEIGHT.to("meta")).shape == X.shape
 
 
-def test_import_is_light(tmp_path):
-    """Under 50 ms beyond torch, from bytecode, and neither triton, dynamo nor a CUDA context comes
-    along.
+def test_import_is_light():
+    """A twentieth of what torch's own import takes (1 s, by CPU time, from bytecode), on a busy
+    machine as well; and neither triton, dynamo nor a CUDA context comes along.
     """
     code = """
-import sys, time, torch
+import sys, time
 start = time.process_time()
+import torch
+before, of_torch = set(sys.modules), time.process_time()
 import attn_kernels
-print(time.process_time() - start)
+print((time.process_time() - of_torch) / (of_torch - start))
 assert not {"triton", "torch._dynamo", "rich", "numpy.testing"} & set(sys.modules) - before
 assert not torch.cuda.is_initialized()
 """
-    code = code.replace("start =", "before = set(sys.modules)\nstart =", 1)
-    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    results = [python(code, **bytecode) for _ in range(3)]
+    results = [python(code, PYTHONDONTWRITEBYTECODE="") for _ in range(3)]
     assert all(r.returncode == 0 for r in results), results[0].stderr
-    assert min(float(r.stdout) for r in results) < 0.05
+    assert min(float(r.stdout) for r in results) < 1 / 20

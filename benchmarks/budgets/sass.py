@@ -8,19 +8,23 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import triton
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);")
+INSTRUCTION = re.compile(
+    r"^\s+/\*(?P<address>[0-9a-f]{4,})\*/\s+(?P<condition>@!?U?P\w+\s+)?"
+    r"(?P<opcode>[A-Z][\w.]*)\s*(?P<operands>[^;\n]*);",
+    re.MULTILINE,
+)
 REGISTER = re.compile(r"(?<![A-Z])R(\d+)(\.64)?")
 LOADS = {"global": "LDG", "shared": "LDS"}
 ENDS = ("BRA", "BRX", "EXIT", "JMP", "RET")
 LOAD_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
 
-@dataclasses.dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     address: int
     opcode: str  # with its modifiers: LDG.E.128.CONSTANT
     operands: str
@@ -71,15 +75,15 @@ def functions(machine_code: Path, architecture: str) -> dict[str, list[Instructi
     """The kernels of an object by their mangled names."""
     command = [str(CUOBJDUMP), "-sass", "-arch", architecture, str(machine_code)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    _, *kernels = printed.split("Function : ")
     found: dict[str, list[Instruction]] = {}
-    here: list[Instruction] = []
-    for line in printed.splitlines():
-        if "Function : " in line:
-            here = found.setdefault(line.split("Function : ")[1].strip(), [])
-        elif match := INSTRUCTION.match(line):
-            address, opcode, operands = match.groups()
-            if opcode != "NOP":
-                here.append(Instruction(int(address, 16), opcode, operands.strip(), "@" in line))
+    for kernel in kernels:
+        name, code = kernel.split("\n", 1)
+        found[name.strip()] = [
+            Instruction(int(address, 16), opcode, operands.strip(), bool(condition))
+            for address, condition, opcode, operands in INSTRUCTION.findall(code)
+            if opcode != "NOP"
+        ]
     return found
 
 
