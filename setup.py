@@ -61,7 +61,7 @@ def gencode() -> list[str]:
     """
     if "TORCH_CUDA_ARCH_LIST" in os.environ:  # torch adds those
         return []
-    pairs = (line.split() for line in Path("csrc/cuda/architectures.txt").open())
+    pairs = (line.split() for line in Path("csrc/cuda/architectures.txt").read_text().splitlines())
     return [f"-gencode=arch={ptx},code={code}" for code, ptx in pairs]
 
 

@@ -28,7 +28,7 @@ CSRC = ROOT / "csrc"
 Unit = tuple[Path, ...]
 CACHE = ROOT / "build" / "cuda_objects"
 # The PTX that the machine code of each architecture is made from; setup.py reads it as well.
-PTX = dict(line.split() for line in (CSRC / "cuda" / "architectures.txt").open())
+PTX = dict(line.split() for line in (CSRC / "cuda/architectures.txt").read_text().splitlines())
 BUDGETED = ("sm_80", "sm_90", "sm_100")
 OTHERS = tuple(code for code in PTX if code.startswith("sm_") and code not in BUDGETED)
 FLAGS = [  # Host code, of which only the warnings count, is hardly optimized; kernels fully.

@@ -27,9 +27,11 @@ CACHE = ROOT / "build" / "cuda_on_cpu"
 # Not optimized: what runs is soon done, beside the minutes that it takes to compile.
 FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror"]
 FLAGS += ["-Wno-unknown-pragmas"]  # "#pragma unroll" is for nvcc
+ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SANITIZERS = {
     "thread": ["-fsanitize=thread", "-O1"],  # runs once for each barrier that is taken out
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "address": ADDRESS,
+    "address_float64": [*ADDRESS, "-DOF_FLOAT64"],
 }
 
 
