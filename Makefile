@@ -36,10 +36,11 @@ test: build $(VENV)/nvcc
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not exhaustive" \
 		--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
-# What `make test` does for three architectures of GPUs, for all others that the library is built for;
+# What `make test` does for this machine and three architectures of GPUs, for others: all that the
+# library is built for, lesser instruction sets of this processor, matrix instructions; and
 # AddressSanitizer's report of the CUDA kernels for float64.
-exhaustive: $(VENV)/packages $(VENV)/nvcc
-	$(BIN)/python -m pytest -m exhaustive --numprocesses 2 tests/test_cuda_compile.py tests/test_cuda_on_threads.py
+exhaustive: build $(VENV)/nvcc
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive --numprocesses 2
 
 # `fuse` on real models of timm, torchvision, segmentation-models-pytorch and ultralytics, in an
 # environment of its own with the newest PyTorch for CUDA; no GPU is needed.

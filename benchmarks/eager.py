@@ -70,6 +70,16 @@ def blend(x, y, a, scale, shift):
     return x * w + y * (1 - w)
 
 
+def iterative_blend(x, y, a, scale, shift, w1, w2, scale2, shift2):
+    """The same where what is fused is attended to again, by a branch of two convolutions."""
+    a2 = attended_again(blend(x, y, a, scale, shift), w1, w2)
+    return blend(x, y, a2, scale2, shift2)
+
+
+def attended_again(z, w1, w2):
+    return F.conv2d(F.conv2d(z, w1), w2)
+
+
 def se_tail(*arguments):
     return tail(squeeze_excite, *arguments)
 

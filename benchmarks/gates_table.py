@@ -119,7 +119,13 @@ GATES = (
         "`AFF`; traffic: from the local branch's last norm on",
         "blend",
     ),
-    Gate("iterative AFF", "arxiv.org/abs/2009.14082", ak.IAFF, "`iAFF`; as AFF, twice", ""),
+    Gate(
+        "iterative AFF",
+        "arxiv.org/abs/2009.14082",
+        ak.IAFF,
+        "`iAFF`; traffic: as AFF, twice, and the convolutions between",
+        "iterative_blend",
+    ),
     Gate("GAM", "arxiv.org/abs/2112.05561", ak.GAMAttention, "`GAM_Attention`"),
     Gate(
         "its channel gate",

@@ -19,6 +19,7 @@ from . import eager
 from .eager import BAM_DILATION, KERNEL_SIZE, SIMAM_LAMBDA, tail
 
 GAM_RATE = 4
+AFF_RATIO = 4
 SE_RATIO = CBAM_RATIO = BAM_RATIO = 16
 COORDINATE_RATIO = 32
 SE_LEAST_HIDDEN = COORDINATE_LEAST_HIDDEN = 8
@@ -103,6 +104,11 @@ def selection_parameters(c):
 
 def blend_parameters(shape):
     return (shape, shape, (shape[1],), (shape[1],))
+
+
+def iterative_blend_parameters(shape):
+    c, r = shape[1], max(1, shape[1] // AFF_RATIO)
+    return (*blend_parameters(shape), (r, c, 1, 1), (c, r, 1, 1), (c,), (c,))
 
 
 def bam_hidden(channels):
@@ -254,6 +260,11 @@ def split_attention(x, w1, w2):
     return ak.functional.mix_squeeze_gate(x, select, 2)
 
 
+def iterative_blend(x, y, a, scale, shift, w1, w2, scale2, shift2):
+    z = ak.functional.blend(x, y, a, scale, shift)
+    return ak.functional.blend(x, y, eager.attended_again(z, w1, w2), scale2, shift2)
+
+
 def by_this_batch(module: torch.nn.Module) -> torch.nn.Module:
     """Its norms without running statistics, as `trained_norm`."""
     for child in module.modules():
@@ -333,6 +344,13 @@ OPS = {
             kernel="mix",
         ),
         Op(eager.blend, blend_parameters, "gates,tiny"),
+        Op(
+            eager.iterative_blend,
+            iterative_blend_parameters,
+            "gates,tiny",
+            function=iterative_blend,
+            kernel="blend",
+        ),
         Op(
             eager.se_tail,
             tail_parameters(squeeze_excite_parameters),

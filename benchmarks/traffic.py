@@ -12,7 +12,7 @@ The letters of the derivations:
     P   bytes of one plane, (N, 1, H, W), in x's dtype
     A   bytes of one plane in the accumulate dtype
     I   bytes of one plane of int64 indices
-    H   bytes of GAM's hidden map, (N, C / 4, H, W), in x's dtype
+    H   bytes of GAM's hidden map, or of AFF's, (N, C / 4, H, W), in x's dtype
     B   bytes of BAM's hidden map, (N, C / 16, H, W), in x's dtype
     R   bytes of one value for each row, (N, C, H, 1), in x's dtype
     K   bytes of one value for each column, (N, C, 1, W), in x's dtype
@@ -232,6 +232,12 @@ def split_ours(s: Sizes) -> Traffic:
     return Traffic(5 * s.X // 2, 3 * s.X)
 
 
+def iterative_blend_ours(s: Sizes) -> Traffic:
+    """Two blends, the layers between, and backward both parts of dx and of dy are added (6 X)."""
+    layers, one = aff_layers(s), blend_limit(s)
+    return Traffic(2 * one.fwd + layers.fwd, 2 * one.bwd + layers.bwd + 6 * s.X)
+
+
 def se_tail_ours(s: Sizes) -> Traffic:
     """Forward: squeeze (X), gate (x, residual, y). Backward: sums from dy, y and x, which write the
     residual's gradient dr; the final pass: dr and x to dx.
@@ -404,6 +410,17 @@ def blend_eager(s: Sizes) -> Traffic:
     return Traffic(15 * s.X, 24 * s.X)
 
 
+def aff_layers(s: Sizes) -> Traffic:
+    """Two convolutions by way of H. Forward: X, H; H, X. Backward: 2 X, 2 H of each."""
+    return Traffic(2 * s.X + 2 * s.H, 4 * s.X + 4 * s.H)
+
+
+def iterative_blend_eager(s: Sizes) -> Traffic:
+    """Two blends, the layers between, and backward both parts of dx and of dy are added (6 X)."""
+    layers, one = aff_layers(s), blend_eager(s)
+    return Traffic(2 * one.fwd + layers.fwd, 2 * one.bwd + layers.bwd + 6 * s.X)
+
+
 def tail_eager(gate: Model) -> Model:
     """Around the gate, forward: BatchNorm (x twice, its result: 3 X), addition (3 X), ReLU (2 X).
     Backward: ReLU (3 X), BatchNorm (sums 2 X, elementwise 3 X).
@@ -540,6 +557,15 @@ def blend_compile(s: Sizes) -> Traffic:
     return Traffic(4 * s.X, 15 * s.X)
 
 
+def iterative_blend_compile(s: Sizes) -> Traffic:
+    """Forward: two blends and the layers between. Backward: da2 from dz, x, y and w2 (5 X), the
+    sums from the same and a2 (5 X), layers; w and da from their gradient, x, y and a (6 X), the
+    sums from the same and w (5 X); dx and dy from both gradients and both w (6 X).
+    """
+    layers = aff_layers(s)
+    return Traffic(8 * s.X + layers.fwd, 27 * s.X + layers.bwd)
+
+
 def se_tail_compile(s: Sizes) -> Traffic:
     """Forward: the norm's statistics (X), the mean (X), the rest (x, residual, y: 3 X). Backward:
     the gate's gradient from dy, y and x, the norm's sums from the same (6 X); dx and the residual's
@@ -662,6 +688,12 @@ MODELS: dict[str, dict[str, Model]] = {
         "eager": blend_eager,
         "compile": blend_compile,
     },
+    "iterative_blend": {
+        "limit": blend_limit,
+        "ours": iterative_blend_ours,
+        "eager": iterative_blend_eager,
+        "compile": iterative_blend_compile,
+    },
     "se_tail": {
         "limit": tail_limit,
         "ours": se_tail_ours,
@@ -726,6 +758,8 @@ SAVED: dict[str, dict[str, Callable[[Sizes], int]]] = {
     "split_attention": {"eager": lambda s: 0, "ours": lambda s: 0},
     # Eager: the sigmoid, and 1 less that.
     "blend": {"eager": lambda s: 2 * s.X, "ours": lambda s: 0},
+    # What the layers between were given, and gave. Eager: of both blends what one keeps, too.
+    "iterative_blend": {"eager": lambda s: 6 * s.X + s.H, "ours": lambda s: 2 * s.X + s.H},
     # Of every tail y, for the ReLU. Eager: the norm's result, too, and what the gate keeps.
     "se_tail": {"eager": lambda s: 2 * s.X, "ours": lambda s: s.X},
     "spatial_tail": {"eager": lambda s: 2 * s.X + s.I + 3 * s.P, "ours": lambda s: s.X + 3 * s.A},

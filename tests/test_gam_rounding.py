@@ -145,13 +145,17 @@ def test_scale_gate_is_spoilt_where_eager_is(value, spoilt, layout, dtype):
         assert torch.equal(got.isinf(), truth.isinf())
 
 
-def test_products_in_bfloat16_on_any_machine():
+@pytest.mark.parametrize(
+    "tests",
+    ["test_accuracy", pytest.param("not opcheck", marks=pytest.mark.exhaustive)],
+)
+def test_products_in_bfloat16_on_any_machine(tests):
     """The way of processors with matrix instructions: all tests of bfloat16 maps hold on it, but
     for those of what PyTorch knows about the op.
     """
     files = ("tests/test_gam_channel_gate.py", "tests/test_gam_rounding.py")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    command += ["-k", "bfloat16 and not opcheck and not on_any_machine"]
+    command += ["-k", f"bfloat16 and {tests} and not on_any_machine"]
     environment = os.environ | {"ATTN_KERNELS_MATRIX_INSTRUCTIONS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Every op by `verify`; what has loops of its own for each instruction set by its tests of numbers.
+# What has loops of its own for each instruction set.
 NUMBERS = {
     "test_squeeze.py": "accuracy or test_sums or ties or rounding",
     "test_affine_gate.py": "accuracy or test_final_pass or test_sums or rounding",
@@ -19,20 +19,29 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_lesser_instruction_sets(capability):
+@pytest.fixture(params=["avx2", "default"])
+def capability(request):
+    return request.param
+
+
+def run(capability, *command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_every_op(capability):
+    run(capability, "attn_kernels", "verify", "--device", "cpu")
+
+
+@pytest.mark.exhaustive
+def test_numbers(capability):
     files = " or ".join(f"({name} and ({numbers}))" for name, numbers in NUMBERS.items())
-    pytest_ = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", files]
-    for command in (
-        ["-m", "attn_kernels", "verify", "--device", "cpu"],
-        [*pytest_, *(str(HERE / name) for name in NUMBERS)],
-    ):
-        run = subprocess.run(
-            [sys.executable, *command],
-            env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
-            cwd=HERE.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    paths = [str(HERE / name) for name in NUMBERS]
+    run(capability, "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", files, *paths)

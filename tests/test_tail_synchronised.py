@@ -1,8 +1,9 @@
 """Tail with nn.SyncBatchNorm: two processes are one on the joined batch."""
 
+import processes
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 import attn_kernels as ak
 
@@ -23,27 +24,17 @@ def trained(tail, z, dy):
     return y.detach(), d_z, gradients, list(tail.norm.buffers())
 
 
-def process(rank, init, sizes, z, dy, results):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=len(sizes))
-    tail = tail_of(nn.SyncBatchNorm)
-    assert "unfused" not in repr(tail)
-    part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    results[rank] = trained(tail, z[part], dy[part])
-    tail.eval()(z[part], z[part])  # asks nobody
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("sizes", [(2, 3), (4, 1), (3, 0)], ids=str)
-def test_as_one_process(sizes, tmp_path):
+def as_one_process(sizes):
+    """Each process has so many images."""
+    rank = distributed.get_rank()
     z, dy = torch.randn(2, sum(sizes), C, 5, 4, dtype=torch.float64)
     z += 3
-    with multiprocessing.Manager() as manager:
-        results = manager.dict()
-        arguments = f"file://{tmp_path}/init", sizes, z, dy, results
-        multiprocessing.spawn(process, arguments, nprocs=len(sizes))
-        parts = [results[rank] for rank in range(len(sizes))]
+    part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    tail = tail_of(nn.SyncBatchNorm)
+    assert "unfused" not in repr(tail)
+    parts = [None for _ in sizes]
+    distributed.all_gather_object(parts, trained(tail, z[part], dy[part]))
+    tail.eval()(z[part], z[part])  # asks nobody
     y, d_z, gradients, buffers = trained(tail_of(nn.BatchNorm2d), z, dy)
     torch.testing.assert_close(torch.cat([part[0] for part in parts]), y)
     torch.testing.assert_close(torch.cat([part[1] for part in parts]), d_z)
@@ -51,6 +42,31 @@ def test_as_one_process(sizes, tmp_path):
     torch.testing.assert_close(summed, gradients)
     for part in parts:
         torch.testing.assert_close(part[3], buffers)
+
+
+def check_two_and_three_images():
+    as_one_process((2, 3))
+
+
+def check_four_and_one_image():
+    as_one_process((4, 1))
+
+
+def check_three_images_and_none():
+    as_one_process((3, 0))
+
+
+CHECKS = [check_two_and_three_images, check_four_and_one_image, check_three_images_and_none]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return processes.run(CHECKS, tmp_path_factory.mktemp("processes"))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_in_two_processes(check, outcomes):
+    processes.assert_passed(outcomes[check])
 
 
 def test_alone():

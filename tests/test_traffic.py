@@ -43,6 +43,8 @@ MAPS_ONLY = traffic.Sizes(X=100, P=0, A=0, I=0, H=25)
         ("selective_kernel", "ours", 5, 6),
         ("split_attention", "ours", 2.5, 3),
         ("blend", "ours", 4, 7),
+        ("iterative_blend", "eager", 32.5, 59),
+        ("iterative_blend", "ours", 10.5, 25),
         ("se_tail", "eager", 11, 18),
         ("se_tail", "compile", 5, 11),
         ("se_tail", "ours", 4, 7),

@@ -31,11 +31,11 @@ CACHE = ROOT / "build" / "cuda_objects"
 PTX = dict(line.split() for line in (CSRC / "cuda/architectures.txt").read_text().splitlines())
 BUDGETED = ("sm_80", "sm_90", "sm_100")
 OTHERS = tuple(code for code in PTX if code.startswith("sm_") and code not in BUDGETED)
-FLAGS = [  # Host code, of which only the warnings count, is hardly optimized; kernels fully.
+FLAGS = [  # Host code, of which only the warnings count, is not optimized; kernels fully.
     "-std=c++17",
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
-    "-Xcompiler=-O1,-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas",
+    "-Xcompiler=-O0,-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas",
     "-Werror=all-warnings",
     "-Xptxas=-v",
 ]
