@@ -293,22 +293,22 @@ MUTATIONS = [
     Mutation(
         "bands: the first row's factor for all",
         BANDS,
-        "broadcast(from[<<row * row_>>]);",
+        "broadcast(from[<<row * of.row>>]);",
         "0 * row",
         FORMS + "[(2, 3, 5, 7)-nchw]",
     ),
     Mutation(
         "bands: columns after the first vector are left as they were",
         BANDS,
-        "for (int64_t i = <<(width_ - 1) / kLanes<A> * kLanes<A>>>; i >= 0;",
+        "for (int64_t i = <<(of.width - 1) / kLanes<A> * kLanes<A>>>; i >= 0;",
         "0",
         FORMS + "[(1, 3, 50, 61)-nchw]",
     ),
     Mutation(
         "bands: a row's sum takes the next row's first pixels",
         BANDS,
-        "sum[g] += <<fill_missing<A>(load(room_ + g * kPart<A> + row * width_ + i), V{}, lanes)>>;",
-        "load(room_ + g * kPart<A> + row * width_ + i)",
+        "<<fill_missing<A>(load(room + g * kPart<A> + row * of.width + i), Vec<A>{}, lanes)>>;",
+        "load(room + g * kPart<A> + row * of.width + i)",
         FORMS + "[(2, 3, 5, 7)-nchw]",
     ),
     Mutation(
