@@ -31,16 +31,17 @@ GPU_CHECK_OUT ?= out/gpu-check
 run: build
 	$(BIN)/python examples/train_digits.py
 
-# Files go to the two processes one by one in the order of tests/conftest.py: the longest first.
+# Files go to the two processes one by one in the order of tests/conftest.py: the longest first. A
+# thread for each: what depends on their number asks for it.
 test: build $(VENV)/nvcc
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not exhaustive" \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not exhaustive" \
 		--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # What `make test` does for this machine and three architectures of GPUs, for others: all that the
 # library is built for, lesser instruction sets of this processor, matrix instructions; and
 # AddressSanitizer's report of the CUDA kernels for float64.
 exhaustive: build $(VENV)/nvcc
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive --numprocesses 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive --numprocesses 2
 
 # `fuse` on real models of timm, torchvision, segmentation-models-pytorch and ultralytics, in an
 # environment of its own with the newest PyTorch for CUDA; no GPU is needed.

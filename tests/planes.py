@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from threads import threads
 
 LAYOUTS = ("nchw", "channels_last")
 STRIDES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -40,13 +41,9 @@ def assert_same_with(function, *maps: torch.Tensor) -> None:
 
 
 def assert_same_on_any_threads(function) -> None:
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3, 4, 2):
-            torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2, 3, 4, 2):
+        with threads(count):
             results.append(function())
-    finally:
-        torch.set_num_threads(before)
     for result in results[1:]:
         assert_same(result, results[0])

@@ -11,6 +11,7 @@ import pandas
 import pasted_gates
 import pytest
 import torch
+from threads import threads
 
 import attn_kernels as ak
 from attn_kernels import __main__ as command_line
@@ -45,10 +46,8 @@ SMALL_RUN = (
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Small maps on a busy machine: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -187,7 +187,7 @@ def test_compiled(pair):
         module.eval()
     dy = torch.randn_like(eager(x))
     torch._dynamo.reset()
-    compiled = torch.compile(ours, fullgraph=True)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     x = x.requires_grad_()
     found = torch.autograd.grad(compiled(x), [x, *ours.parameters()], dy)
     torch.testing.assert_close(list(found), trained(eager, x, dy)[1:])

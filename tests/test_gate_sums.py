@@ -7,6 +7,7 @@ from contract import assert_right, make_x, output_gradient, parameters_like
 from test_gam_channel_gate import op_with
 from test_scale_gate import eager, scales
 from test_scale_gate import parameters as scale_gate_parameters
+from threads import threads
 
 import attn_kernels as ak
 from attn_kernels import ops
@@ -83,13 +84,9 @@ def test_scale_gate_gives_the_same_bits_on_any_threads(shape, layout):
     """No sum is grouped by thread, in either memory format."""
     x, a, dy = (make_x(shape, layout=layout) for _ in range(3))
     vectors = scale_gate_parameters(shape[1], torch.float32, "cpu")[1:]
-    before = torch.get_num_threads()
     found = []
-    try:
-        for threads in (1, 2, 3, 4, 7):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3, 4, 7):
+        with threads(count):
             found.append(ops.scale_gate_backward(dy, x, a, *vectors))
-    finally:
-        torch.set_num_threads(before)
     for again in found[1:]:
         torch.testing.assert_close(again, found[0], rtol=0, atol=0)

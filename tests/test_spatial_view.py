@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from accuracy import FORWARD, GRADIENT, assert_accurate
 from contract import DTYPES, make_x
 from spatial import eager_pool
+from threads import threads
 
 ops = torch.ops.attn_kernels
 
@@ -241,17 +242,14 @@ def test_the_same_bits_on_any_threads(shape, layout):
     arguments = make_arguments(make_x(shape, layout=layout))
     dy = torch.randn_like(arguments[0])
     d_pooled = torch.randn(shape[0], 2, *shape[2:])
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 4):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 4):
+        with threads(count):
             found.append(by_ops(arguments, dy))
             pool = ops.channel_pool_backward(d_pooled, arguments[0], *arguments[3:5])
-            found[-1] |= dict(
-                zip(("dx of pool", "d_scale of pool", "d_shift of pool"), pool, strict=True)
-            )
-    finally:
-        torch.set_num_threads(before)
+        found[-1] |= dict(
+            zip(("dx of pool", "d_scale of pool", "d_shift of pool"), pool, strict=True)
+        )
     for other in found[1:]:
         for name, result in other.items():
             assert torch.equal(found[0][name], result), name
