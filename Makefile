@@ -15,6 +15,8 @@ NVCC_PACKAGES := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-ru
 FORMATTED := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp benchmarks/gpusim/driver/*)
 # The tests start many processes: what they import is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
+# Compilers beside each other: more than there are processors are in each other's way.
+export MAX_JOBS ?= $(shell nproc)
 FAIL = { echo "$(1)" >&2; exit 1; }
 
 # The wheel is built beside the newest CUDA build of PyTorch, in an environment of its own.
@@ -38,8 +40,8 @@ test: build $(VENV)/nvcc
 		--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # What `make test` does for this machine and three architectures of GPUs, for others: all that the
-# library is built for, lesser instruction sets of this processor, matrix instructions; and
-# AddressSanitizer's report of the CUDA kernels for float64.
+# library is built for, lesser instruction sets of this processor, matrix instructions; maps of 2^31
+# elements, and AddressSanitizer's report of the CUDA kernels for other dtypes than float32.
 exhaustive: build $(VENV)/nvcc
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive --numprocesses 2
 

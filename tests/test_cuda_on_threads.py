@@ -206,7 +206,7 @@ def test_small_maps_fill_a_gpu_too(module, shape, channels_last):
 
 @pytest.mark.parametrize(
     "sanitizer",
-    ["thread", "address", pytest.param("address_float64", marks=pytest.mark.exhaustive)],
+    ["thread", "address", pytest.param("address_other_dtypes", marks=pytest.mark.exhaustive)],
 )
 def test_no_report_from(sanitizer):
     done = build.run_sanitized(sanitizer)

@@ -1,4 +1,4 @@
-"""Offsets beyond 2^31 elements."""
+"""Offsets beyond 2^31 elements: half a minute, and 10 GB."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def x():
     return x
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_forward(x):
     parameters = spatial_parameters(64, torch.float32, "cpu")
     y = ak.functional.spatial_gate(x, *parameters)
@@ -26,7 +26,7 @@ def test_forward(x):
     assert not y[0].any()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_backward(x):
     d_pooled = torch.ones(SHAPE[0], 2, *SHAPE[2:], dtype=torch.bfloat16)
     backward = torch.ops.attn_kernels.channel_pool_backward

@@ -77,6 +77,7 @@ ALL, NOT_256, SIMT = (16, 32, 64, 128, 256), (16, 32, 64, 128), (16, 32, 64)
 # Of `make exhaustive`: the same kernels for other pairs of an architecture and an arithmetic.
 OTHERS = [
     *gam_cases(80, HALF, ALL),
+    *gam_cases(80, SINGLE, NOT_256, tf32=True),
     *gam_cases(90, SINGLE, NOT_256, tf32=True),
     *gam_cases(100, SINGLE, NOT_256, tf32=True),
     *gam_cases(90, SINGLE, SIMT),
@@ -87,7 +88,6 @@ OTHERS = [
 CASES = [
     *gam_cases(90, HALF, ALL),
     *gam_cases(100, BRAIN, ALL),
-    *gam_cases(80, SINGLE, NOT_256, tf32=True),
     # The same kernels with the other constants that launchers pass, each on one architecture or
     # two: the plain gate, da given by a kernel of its own, bfloat16, masked channels with 8-byte
     # loads, channels_last, 2^31 pixels.

@@ -31,7 +31,7 @@ CACHE = ROOT / "build" / "cuda_objects"
 PTX = dict(line.split() for line in (CSRC / "cuda/architectures.txt").read_text().splitlines())
 BUDGETED = ("sm_80", "sm_90", "sm_100")
 OTHERS = tuple(code for code in PTX if code.startswith("sm_") and code not in BUDGETED)
-FLAGS = [  # Host code, of which only the warnings count, is not optimized; kernels fully.
+FLAGS = [  # Kernels are fully optimized, host code, where there is any, is not.
     "-std=c++17",
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
@@ -85,15 +85,20 @@ def name(unit: Unit) -> str:
 
 
 def compiled(
-    unit: Unit, architectures: Sequence[str] = BUDGETED, csrc: Path = CSRC
+    unit: Unit,
+    architectures: Sequence[str] = BUDGETED,
+    csrc: Path = CSRC,
+    with_host: bool = False,
 ) -> tuple[Path, list[Kernel]]:
-    """The object of `unit`, whose headers are in `csrc`, and its kernels."""
+    """The machine code of `unit`, whose headers are in `csrc`, and its kernels; `with_host`: in an
+    object with the code of the host.
+    """
     nvcc = find_nvcc()
     assert nvcc, "no nvcc: set CUDA_HOME or install nvidia-cuda-nvcc, to check the CUDA library"
     include = Path(torch.__file__).parent / "include"
     gencode = [f"-gencode=arch={PTX[a]},code={a}" for a in architectures]
     command = [nvcc, *FLAGS, *gencode, "-isystem", str(include)]
-    command += [f"-I{csrc / 'cuda'}", "-c"]
+    command += [f"-I{csrc / 'cuda'}", "-c" if with_host else "-fatbin"]
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
     digest = hashlib.sha256((" ".join(command) + version.stdout + torch.__version__).encode())
     for file in [*unit, *sorted(csrc.glob("cuda/*.*h")), *sorted(csrc.glob("common/*.h"))]:

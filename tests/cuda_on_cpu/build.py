@@ -31,7 +31,7 @@ ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SANITIZERS = {
     "thread": ["-fsanitize=thread", "-O1"],  # runs once for each barrier that is taken out
     "address": ADDRESS,
-    "address_float64": [*ADDRESS, "-DOF_FLOAT64"],
+    "address_other_dtypes": [*ADDRESS, "-DOF_OTHER_DTYPES"],
 }
 
 
