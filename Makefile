@@ -43,7 +43,8 @@ test: build $(VENV)/nvcc
 # library is built for, lesser instruction sets of this processor, matrix instructions; maps of 2^31
 # elements, and AddressSanitizer's report of the CUDA kernels for other dtypes than float32.
 exhaustive: build $(VENV)/nvcc
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive --numprocesses 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m exhaustive \
+		--numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # `fuse` on real models of timm, torchvision, segmentation-models-pytorch and ultralytics, in an
 # environment of its own with the newest PyTorch for CUDA; no GPU is needed.
